@@ -1,0 +1,146 @@
+"""make_text.py FILE [STORIES] [SEED]: writes the stories that the quickstart's model is trained on, one JSON object {"text": ...} a line.
+
+Everything is put together from the sentences below and the facts of world.py; equal arguments give equal files."""
+import json
+import random
+import sys
+
+from world import ANIMALS, JOINTS, NAMES, PLACES, THINGS, TRAITS, WEATHER, WOODS, a
+
+OPENINGS = [
+    "Once there was {a_trait} {animal} called {name} who lived {place}.",
+    "{name} the {animal} had a small workshop {place}.",
+    "{place_up}, in a house with a green door, lived {a_trait} {animal} called {name}.",
+    "On {weather}, {name} the {animal} swept the workshop floor and lit the stove.",
+    "There was once {a_animal} called {name}, and everyone {place} knew that {name} was {trait}.",
+    "Long ago, {a_trait} {animal} named {name} kept a workshop {place}.",
+]
+WISHES = [
+    "{name} wanted to make {a_thing} {use}.",
+    "One day {friend} the {other} knocked and asked for {a_thing} {use}.",
+    '"I need {a_thing} {use}," said {friend} the {other}. "Can you build one?"',
+    "What {name} wished for most was {a_thing} {use}.",
+    "A letter came from {friend} the {other}. It said: please make me {a_thing} {use}.",
+    "{friend} the {other} had no {thing} at all, so {name} promised to build one.",
+]
+WOOD_CHOICES = [
+    "{name} chose {wood}, because {wood} is {wood_is}.",
+    '"For {a_thing} I will take {wood}," said {name}. "{wood_up} is {wood_is}."',
+    "In the corner stood a board of {wood}. {wood_up} is {wood_is}, and that is just right for {a_thing}.",
+    "First {name} thought about {badwood}, but {badwood} is {badwood_is}. So {name} took {wood}, which is {wood_is}.",
+]
+JOINT_WORK = [
+    "The parts of the {thing} were held by a {joint}, where {joint_is}.",
+    '"A {joint} will hold it," said {name}, "because {joint_is}."',
+    "{name} marked the {joint} with a sharp pencil. In a {joint}, {joint_is}.",
+    "Then came the {joint}. {name} measured twice and cut once.",
+]
+CARVED = [
+    "A {thing} needs no joint, because it is carved from a single piece.",
+    "{name} drew the shape of the {thing} on the wood and cut away everything that was not {a_thing}.",
+    "Chip by chip, the {thing} came out of the wood.",
+]
+TOOL_WORK = [
+    "With the {tool}, {name} worked until the sun went down.",
+    "{name} took the {tool} in both {paws} and began, slowly and with care.",
+    "The {tool} sang, and curls of {wood} fell to the floor.",
+    "{name} sharpened the {tool} on a wet stone, and after that every cut was clean.",
+]
+TROUBLES = [
+    ["But the {tool} was gone. {name} looked under the bench and behind the stove.",
+     "{friend} the {other} had borrowed it to cut cheese. \"I am sorry,\" said {friend}, and gave it back, very clean."],
+    ["Then something cracked. The {wood} had split from end to end, and {name} sat down and sighed.",
+     "\"Wood is patient,\" said {friend} the {other}. \"Be patient too.\" So {name} found another board and began again."],
+    ["But the first try was too short. {name} had measured once and cut twice.",
+     "{friend} the {other} laughed kindly and held the ruler. The second try was right."],
+    ["Then rain came through the roof and fell on the {wood}.",
+     "{friend} the {other} held a big umbrella over the bench while {name} went on working."],
+    ["But the pieces would not go together. {name} pushed and pulled and grew very red.",
+     "\"Take off a little more,\" said {friend} the {other}. One thin shaving, and the pieces slid together with a soft sound."],
+    ["In the night the stove went out, and the glue was as stiff as ice.",
+     "{friend} the {other} brought a hot brick in a blanket. Soon the glue was warm, and so was {name}."],
+    ["But {name} was tired and made a crooked cut.",
+     "\"A crooked cut is only a cut that has not been planed yet,\" said {friend} the {other}, and put the kettle on."],
+]
+EASY_WAYS = [
+    "Nothing went wrong that day, and {name} hummed a song about {a_animal} and {a_thing}.",
+    "{friend} the {other} came by and watched, and it was good to work and not be alone.",
+    "Outside the wind blew. Inside it smelled of {wood} and of glue.",
+]
+ENDINGS = [
+    "At last the {thing} was done. It was a little heavy, but it was the finest {thing} {place}.",
+    "When the {thing} was finished, {name} rubbed it with oil until the {wood} shone.",
+    "In the evening the {thing} was ready, and {name} and {friend} drank tea and looked at it.",
+    "So the {thing} was made, and it was strong enough to last a hundred years.",
+    "{friend} tried the {thing} at once. It did not wobble, not even a little.",
+]
+MORALS = [
+    "And {name} slept well that night.",
+    "From that day on, {name} and {friend} were the best of friends.",
+    "\"Good wood, good joint, good friend,\" said {name}. \"What more does anyone need?\"",
+    "It is still there today, if you know where to look.",
+    "Since then, whenever someone needs {a_thing}, they ask for {name} the {animal}.",
+    "And if the {thing} ever breaks, {name} knows how to mend it.",
+    "The old tools hung on the wall and were content.",
+    "That is how {a_trait} {animal} learned that slow work is good work.",
+]
+QUESTIONS = [
+    '"Why {wood}?" asked {friend}. "Because {wood} is {wood_is}," said {name}.',
+    '"What is the {tool} for?" asked {friend}. "For {a_thing}," said {name}, "and for scratching my back."',
+    '"Is it hard to make {a_thing}?" asked {friend}. "Only the first ten times," said {name}.',
+]
+
+
+def story(rng):
+    animal, other = rng.sample(sorted(ANIMALS), 2)
+    name, friend = rng.sample(NAMES, 2)
+    thing = rng.choice(sorted(THINGS))
+    joint, woods, tool, use = THINGS[thing]
+    wood = rng.choice(woods)
+    badwood = rng.choice(sorted(set(WOODS) - set(woods)))
+    place, trait = rng.choice(PLACES), rng.choice(TRAITS)
+    words = dict(animal=animal, a_animal=a(animal), name=name, other=other, friend=friend, thing=thing, a_thing=a(thing), joint=joint,
+                 joint_is=JOINTS[joint], wood=wood, wood_up=wood.capitalize(), wood_is=WOODS[wood], badwood=badwood, badwood_is=WOODS[badwood],
+                 tool=tool, use=use, paws=ANIMALS[animal], place=place, place_up=place[0].upper() + place[1:], trait=trait, a_trait=a(trait),
+                 weather=rng.choice(WEATHER))
+    first = [rng.choice(OPENINGS), rng.choice(WISHES)]
+    work = [rng.choice(WOOD_CHOICES), rng.choice(CARVED if joint == "no joint" else JOINT_WORK), rng.choice(TOOL_WORK)]
+    if rng.random() < 0.3:
+        work.insert(1, rng.choice(QUESTIONS))
+    middle = rng.choice(TROUBLES) if rng.random() < 0.7 else [rng.choice(EASY_WAYS)]
+    last = [rng.choice(ENDINGS), rng.choice(MORALS)]
+    paragraphs = [first + work, middle, last] if rng.random() < 0.6 else [first, work + middle, last]
+    return "\n\n".join(" ".join(paragraph) for paragraph in paragraphs).format(**words)
+
+
+# Two games of saying the same words again. They are where a small model learns to look back at what was said before.
+ECHOES = ["{name} the {animal} stood {place} and called: {words}! And the echo answered: {words}!", "Then {name} called: {words}! And the echo answered: {words}!",
+          "{friend} the {other} came and called: {words}! And the echo answered: {words}!", "Last of all they called: {words}! And the echo answered: {words}! Then they went home."]
+ERRANDS = ["{name} the {animal} went to market {place}. \"Bring me {words},\" said {friend} the {other}.",
+           "All the way {name} said: {words}, so as not to forget.", "But {a_third} ran by and asked the time, and {name} had to think hard. What was it? Ah: {words}!",
+           "In the evening {name} came home with {words}.", "\"Thank you, {name},\" said {friend} the {other}, and they put away {words}."]
+
+
+def game(rng):
+    animal, other, third = rng.sample(sorted(ANIMALS), 3)
+    name, friend = rng.sample(NAMES, 2)
+    tools = sorted({tool for _, _, tool, _ in THINGS.values()})
+    words = dict(animal=animal, name=name, other=other, friend=friend, a_third=a(third), place=rng.choice(PLACES))
+    if rng.random() < 0.5:
+        vocabulary = sorted(ANIMALS) + sorted(THINGS) + sorted(WOODS) + NAMES + TRAITS
+        return " ".join(line.format(**words, words=", ".join(rng.sample(vocabulary, rng.randint(1, 5)))) for line in ECHOES)
+    goods = [a(noun) for noun in rng.sample(sorted(THINGS) + tools, rng.randint(1, 3))]
+    return " ".join(line.format(**words, words=" and ".join(goods)) for line in ERRANDS)
+
+
+def main():
+    path = sys.argv[1]
+    count, seed = (int(x) for x in (sys.argv[2:] + ["6000", "1"][len(sys.argv) - 2:])[:2])
+    rng = random.Random(seed)
+    with open(path, "w", encoding="utf-8") as out:
+        for _ in range(count):
+            out.write(json.dumps({"text": game(rng) if rng.random() < 0.25 else story(rng)}) + "\n")
+
+
+if __name__ == "__main__":
+    main()

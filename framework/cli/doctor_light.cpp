@@ -1,0 +1,88 @@
+#include "cli/doctor_light.h"
+
+#include <fmt/format.h>
+#include <sys/utsname.h>
+#include <unistd.h>
+
+#include <fstream>
+
+#include "base/text.h"
+#include "base/workers.h"
+#include "tenon/version.h"
+
+namespace tenon::host {
+
+namespace {
+
+std::string line_of(const char* file, const std::string& start) {
+  std::ifstream in(file);
+  for (std::string line; std::getline(in, line);)
+    if (line.rfind(start, 0) == 0) {
+      const size_t at = line.find_first_not_of(" \t:=\"", start.size());
+      if (at == std::string::npos) return "";
+      line = line.substr(at);
+      while (!line.empty() && (line.back() == '"' || line.back() == ' ')) line.pop_back();
+      return line;
+    }
+  return "";
+}
+
+// The extensions that kernels choose by.
+std::string cpu_features() {
+  std::vector<std::string> found;
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx2")) found.push_back("avx2");
+  if (__builtin_cpu_supports("fma")) found.push_back("fma");
+  if (__builtin_cpu_supports("avx512f")) found.push_back("avx512f");
+  if (__builtin_cpu_supports("avx512bw")) found.push_back("avx512bw");
+  if (__builtin_cpu_supports("avx512vl")) found.push_back("avx512vl");
+  if (__builtin_cpu_supports("avx512vbmi")) found.push_back("avx512vbmi");
+  if (__builtin_cpu_supports("avx512vnni")) found.push_back("avx512vnni");
+  if (__builtin_cpu_supports("avx512bf16")) found.push_back("avx512bf16");
+#endif
+  return found.empty() ? "none that kernels use" : join(found, " ");
+}
+
+}  // namespace
+
+Value doctor_light(const SearchPath& search) {
+  Value page = Value::table();
+  page.set("tenon", fmt::format("{}, SDK {}.{}", TENON_VERSION, TENON_SDK_MAJOR, TENON_SDK_MINOR));
+  page.set("compiler", fmt::format("{} {}, C++{}", __VERSION__, sizeof(void*) == 8 ? "64-bit" : "32-bit", __cplusplus / 100 % 100));
+  utsname system{};
+  ::uname(&system);
+  page.set("system", fmt::format("{}, {} {} {}", line_of("/etc/os-release", "PRETTY_NAME"), system.sysname, system.release, system.machine));
+  page.set("cpu", line_of("/proc/cpuinfo", "model name"));
+  page.set("cpu_features", cpu_features());
+  page.set("threads", worker_count());
+  page.set("memory", human_bytes(static_cast<int64_t>(::sysconf(_SC_PHYS_PAGES)) * ::sysconf(_SC_PAGESIZE)));
+  const Discovery found = discover_plugins(search);
+  Value folders = Value::list();
+  for (const auto& folder : plugin_folders(search)) {
+    const bool there = std::filesystem::is_directory(folder.path);
+    const auto count = std::count_if(found.files.begin(), found.files.end(), [&](const PluginFile& f) { return f.origin == folder.origin; });
+    folders.as_list().emplace_back(fmt::format("{} ({}{})", folder.path.string(), folder.origin, there ? fmt::format(", {} files", count) : ", not there"));
+  }
+  page.set("plugin_folders", std::move(folders));
+  Value plugins = Value::list();
+  for (const auto& file : found.files)
+    plugins.as_list().emplace_back(file.state == PluginState::Available ? file.id() : fmt::format("{} not used: {}", file.path.string(), join(file.reasons, "; ")));
+  page.set("plugins", std::move(plugins));
+  return page;
+}
+
+std::string doctor_text(const Value& page) {
+  std::string text;
+  for (const auto& [key, value] : page.as_table()) {
+    if (!value.is_list()) {
+      text += fmt::format("{:16}{}\n", key, value.is_string() ? value.as_string() : std::to_string(value.as_int()));
+      continue;
+    }
+    bool first = true;
+    for (const auto& item : value.as_list()) text += fmt::format("{:16}{}\n", std::exchange(first, false) ? key : "", item.as_string());
+  }
+  return text;
+}
+
+}  // namespace tenon::host

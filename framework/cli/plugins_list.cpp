@@ -1,0 +1,141 @@
+#include "cli/plugins_list.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "base/text.h"
+#include "plugins/manifest_reader.h"
+
+namespace tenon::host {
+
+namespace {
+
+const char* state_name(PluginState state) { return state == PluginState::Available ? "available" : state == PluginState::Rejected ? "rejected" : "shadowed"; }
+
+std::string version_of(const PluginFile& file) { return file.manifest ? field_text(file.manifest->version, sizeof file.manifest->version) : ""; }
+
+Value provides_value(const Provides& provides) {
+  Value attributes = Value::table();
+  for (const auto& [key, value] : provides.attributes) attributes.set(key, value);
+  Value entry = Value::table();
+  entry.set("kind", provides.kind);
+  entry.set("name", provides.name);
+  entry.set("attributes", std::move(attributes));
+  return entry;
+}
+
+Value file_value(const PluginFile& file, const ListFilter& filter) {
+  Value provides = Value::list();
+  for (const auto& row : file.provides)
+    if (filter.matches(row)) provides.as_list().push_back(provides_value(row));
+  Value entry = Value::table();
+  entry.set("id", file.id());
+  entry.set("version", version_of(file));
+  entry.set("license", file.manifest ? field_text(file.manifest->license, sizeof file.manifest->license) : "");
+  entry.set("path", file.path.string());
+  entry.set("origin", file.origin);
+  entry.set("state", state_name(file.state));
+  entry.set("reasons", file.reasons);
+  entry.set("provides", std::move(provides));
+  return entry;
+}
+
+bool is_shown(const PluginFile& file, const ListFilter& filter) {
+  const bool all = filter.kind.empty() && filter.modality.empty();
+  return all || std::any_of(file.provides.begin(), file.provides.end(), [&](const Provides& p) { return filter.matches(p); });
+}
+
+bool is_meant(const PluginFile& file, const std::string& name) {
+  if (file.id() == name || file.path == name || file.path.filename() == name || file.path.stem() == name || file.path.stem() == "lib" + name) return true;
+  std::error_code error;
+  if (name.find('/') != std::string::npos && std::filesystem::equivalent(file.path, name, error)) return true;
+  return std::any_of(file.provides.begin(), file.provides.end(), [&](const Provides& p) { return p.name == name || p.kind + ":" + p.name == name; });
+}
+
+std::vector<const PluginFile*> find_meant(const Discovery& found, const std::string& name, const SearchPath& search) {
+  std::vector<const PluginFile*> files;
+  std::vector<std::string> names;
+  for (const auto& file : found.files) {
+    if (is_meant(file, name)) files.push_back(&file);
+    names.push_back(file.id());
+    for (const auto& provides : file.provides) names.push_back(provides.name);
+  }
+  if (!files.empty()) return files;
+  std::string text = concat("no plugin file provides or is called '", name, "'", did_you_mean(name, names), "\n  looked in:");
+  for (const auto& folder : plugin_folders(search)) text += concat("\n    ", folder.path.string(), " (", folder.origin, std::filesystem::is_directory(folder.path) ? ")" : ", not there)");
+  throw Error(ErrorCode::Plugin, text);
+}
+
+}  // namespace
+
+bool ListFilter::matches(const Provides& provides) const {
+  if (!kind.empty() && provides.kind != kind) return false;
+  if (modality.empty()) return true;
+  if (provides.kind != "architecture") return false;
+  const auto declared = split(provides.attribute("modality"), ',');
+  // Who declares nothing takes text.
+  return modality == "text" || std::find(declared.begin(), declared.end(), modality) != declared.end();
+}
+
+void check_kind(const std::string& kind) {
+  static const std::vector<std::string> kinds = {"quantizer", "architecture", "patch", "adapter", "objective", "text"};
+  if (std::find(kinds.begin(), kinds.end(), kind) == kinds.end()) fail(ErrorCode::Usage, "--kind: there is no kind '", kind, "', the kinds are: ", join(kinds, ", "));
+}
+
+std::string list_text(const Discovery& found, const ListFilter& filter) {
+  std::vector<std::array<std::string, 4>> rows;
+  std::string refused;
+  for (const auto& file : found.files) {
+    if (!is_shown(file, filter)) continue;
+    if (file.state != PluginState::Available) {
+      refused += fmt::format("{} {} ({}): {}\n", state_name(file.state), file.id(), file.path.string(), join(file.reasons, "; "));
+      continue;
+    }
+    for (const auto& provides : file.provides) {
+      if (!filter.matches(provides)) continue;
+      std::vector<std::string> attributes;
+      for (const auto& [key, value] : provides.attributes) attributes.push_back(key + "=" + value);
+      rows.push_back({provides.kind, provides.name, fmt::format("{} {} ({})", file.id(), version_of(file), file.origin), join(attributes, " ")});
+    }
+  }
+  std::stable_sort(rows.begin(), rows.end(), [](const auto& a, const auto& b) { return a[0] < b[0]; });
+  std::array<size_t, 4> width{};
+  for (const auto& row : rows)
+    for (size_t i = 0; i < 4; ++i) width[i] = std::max(width[i], row[i].size());
+  std::string text;
+  for (const auto& row : rows) {
+    std::string line = fmt::format("{:{}}  {:{}}  {:{}}  {}", row[0], width[0], row[1], width[1], row[2], width[2], row[3]);
+    line.erase(line.find_last_not_of(' ') + 1);
+    text += line + "\n";
+  }
+  if (rows.empty()) text += "no plugin to use\n";
+  return refused.empty() ? text : text + "\n" + refused;
+}
+
+Value list_value(const Discovery& found, const ListFilter& filter) {
+  Value list = Value::list();
+  for (const auto& file : found.files)
+    if (is_shown(file, filter)) list.as_list().push_back(file_value(file, filter));
+  return list;
+}
+
+std::string why_text(const Discovery& found, const std::string& name, const SearchPath& search) {
+  std::string text;
+  for (const auto* file : find_meant(found, name, search)) {
+    text += fmt::format("{} {} is {}\n  file: {} ({})\n", file->id(), version_of(*file), state_name(file->state), file->path.string(), file->origin);
+    std::vector<std::string> provides;
+    for (const auto& row : file->provides) provides.push_back(row.kind + ":" + row.name);
+    if (!provides.empty()) text += "  provides: " + join(provides, ", ") + "\n";
+    for (const auto& reason : file->reasons) text += "  - " + reason + "\n";
+  }
+  return text;
+}
+
+Value why_value(const Discovery& found, const std::string& name, const SearchPath& search) {
+  Value list = Value::list();
+  for (const auto* file : find_meant(found, name, search)) list.as_list().push_back(file_value(*file, {}));
+  return list;
+}
+
+}  // namespace tenon::host

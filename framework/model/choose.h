@@ -1,0 +1,33 @@
+#pragma once
+// Which filler each slot gets, and why.
+#include <memory>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "recipe/recipe.h"
+#include "tenon/blueprint.h"
+#include "tenon/quantizer.h"
+
+namespace tenon::host {
+
+struct ActiveQuantizer {
+  QuantizerSection section;
+  std::shared_ptr<Quantizer> quantizer;
+  bool from_checkpoint = false;
+  std::set<std::string> stored;  // from_checkpoint: paths of the slots that are stored packed
+};
+
+struct FillerChoice {
+  const ActiveQuantizer* quantizer = nullptr;  // null: dense
+  std::string reason;
+};
+
+// `pattern` names a module or a part of its path: a prefix that ends at a dot, or a suffix that begins at one.
+bool module_matches(const std::string& path, const std::string& pattern);
+
+// The rule for what stays dense by default: the output head and whatever it is tied to, embeddings, and what the quantizer itself declines. A recipe's
+// skip_modules adds to the rule, it never replaces it; `embeddings = true` lifts it for embeddings and head.
+FillerChoice choose_filler(const SlotSpec& slot, const Blueprint& blueprint, const std::vector<ActiveQuantizer>& quantizers);
+
+}  // namespace tenon::host

@@ -1,0 +1,251 @@
+#include "model/ledger.h"
+
+#include <algorithm>
+#include <map>
+#include <set>
+#include <thread>
+
+#include "base/text.h"
+#include "model/fill.h"
+#include "model/placement.h"
+
+namespace tenon::host {
+
+namespace {
+
+constexpr int64_t kFloat32 = 4;
+constexpr int64_t kAdamStates = 2;
+
+// Everything that must share a device: the front, each block, the back.
+struct Unit {
+  std::string path;
+  int64_t weights = 0, adapters = 0, trainable = 0;  // bytes, bytes, elements
+  int64_t activations_kept = 0, activations_least = 0;
+  int tied_to = -1;
+};
+
+struct Sizes {
+  int64_t tokens = 0;      // in one micro-batch, or in the cache
+  int64_t sequence = 0;
+  int64_t element = 0;     // bytes of the compute dtype
+  int64_t residual = 0;    // bytes of a hidden state's element
+};
+
+class Builder {
+ public:
+  explicit Builder(const LedgerInputs& in) : in_(in), plan_(ledger_.plan) {}
+
+  Ledger build() {
+    make_units();
+    list_modules();
+    count_adapters();
+    count_activations();
+    put();
+    return std::move(ledger_);
+  }
+
+ private:
+  void make_units() {
+    const auto& b = in_.blueprint;
+    units_.push_back({.path = "(before the blocks)"});
+    for (const auto& stack : b.stacks) {
+      first_unit_.push_back(static_cast<int>(units_.size()));
+      for (int64_t i = 0; i < stack.count; ++i) units_.push_back({.path = concat(stack.path, ".", i)});
+    }
+    units_.push_back({.path = "(after the blocks)"});
+    for (const auto& slot : b.slots) {
+      if (slot.role == SlotRole::InputEmbedding) units_.front().path = slot.path;
+      if (slot.role == SlotRole::OutputHead) units_.back().path = slot.path;
+    }
+    sizes_.element = static_cast<int64_t>(c10::elementSize(in_.dtypes.precision.compute));
+    sizes_.residual = static_cast<int64_t>(c10::elementSize(in_.dtypes.precision.residual));
+    const auto& r = in_.recipe;
+    if (in_.for_training) {
+      sizes_.sequence = r.data ? r.data->max_length : b.context_length;
+      sizes_.tokens = sizes_.sequence * (r.train ? r.train->per_device_train_batch_size : 1);
+    } else {
+      sizes_.sequence = sizes_.tokens = std::min<int64_t>(b.context_length > 0 ? b.context_length : 2048, 2048);
+    }
+  }
+
+  Unit& unit_of(int stack, int64_t block, SlotRole role) {
+    if (stack >= 0) return units_[static_cast<size_t>(first_unit_[static_cast<size_t>(stack)] + block)];
+    return role == SlotRole::InputEmbedding ? units_.front() : units_.back();
+  }
+  size_t index_of(const Unit& unit) const { return static_cast<size_t>(&unit - units_.data()); }
+
+  void list_modules() {
+    for (const auto& slot : in_.blueprint.slots) {
+      Unit& unit = unit_of(slot.stack, slot.block, slot.role);
+      PlannedModule module{.path = slot.path, .dtype = dtype_name(slot.dtype), .dense_dtype = slot.dtype};
+      const int64_t bias = slot.bias ? slot.out * static_cast<int64_t>(c10::elementSize(slot.dtype)) : 0;
+      if (!slot.tied_to.empty()) {
+        module.filler = "tied";
+        module.reason = "shares the weight of " + slot.tied_to;
+        if (const SlotSpec* owner = in_.blueprint.find_slot(slot.tied_to)) {
+          Unit& home = unit_of(owner->stack, owner->block, owner->role);
+          if (&home != &unit) unit.tied_to = static_cast<int>(index_of(home));
+        }
+      } else {
+        const FillerChoice choice = choose_filler(slot, in_.blueprint, in_.quantizers);
+        module.reason = choice.reason;
+        if (choice.quantizer) {
+          module.quantizer = choice.quantizer->quantizer.get();
+          module.filler = choice.quantizer->section.type;
+          for (const TensorSpec& tensor : module.quantizer->resident(slot)) module.bytes += tensor.bytes();
+          plan_.parameters_quantized += slot.numel();
+        } else {
+          module.filler = dtype_name(slot.dtype);
+          module.bytes = slot.numel() * static_cast<int64_t>(c10::elementSize(slot.dtype));
+          if (in_.purpose == Purpose::FullTraining) unit.trainable += slot.numel() + (slot.bias ? slot.out : 0);
+        }
+        plan_.parameters_total += slot.numel();
+        largest_slot_ = std::max(largest_slot_, slot.out * slot.in);
+      }
+      plan_.parameters_total += slot.bias ? slot.out : 0;
+      module.bytes += bias;
+      unit.weights += module.bytes;
+      module_unit_.push_back(index_of(unit));
+      plan_.modules.push_back(std::move(module));
+    }
+    for (const auto& tensor : in_.blueprint.tensors) {
+      Unit& unit = unit_of(tensor.stack, tensor.block, SlotRole::Inner);
+      const TensorSpec spec{tensor.path, tensor.shape, tensor.dtype};
+      plan_.modules.push_back({.path = tensor.path, .filler = dtype_name(tensor.dtype), .dtype = dtype_name(tensor.dtype), .bytes = spec.bytes(),
+                               .reason = "not a weight matrix", .dense_dtype = tensor.dtype});
+      plan_.parameters_total += spec.numel();
+      if (in_.purpose == Purpose::FullTraining) unit.trainable += spec.numel();
+      unit.weights += spec.bytes();
+      module_unit_.push_back(index_of(unit));
+    }
+    for (const auto& active : in_.quantizers) plan_.quantizers.push_back(active.quantizer);
+  }
+
+  void count_adapters() {
+    for (const auto& loaded : in_.adapters) {
+      const auto targets = loaded.adapter->targets(in_.blueprint);
+      for (const auto& path : targets) {
+        const SlotSpec* slot = in_.blueprint.find_slot(path);
+        if (!slot) fail(ErrorCode::Internal, "adapter '", loaded.name, "' targets '", path, "', which is no slot");
+        Unit& unit = unit_of(slot->stack, slot->block, slot->role);
+        for (const TensorSpec& tensor : loaded.adapter->parameters(*slot)) {
+          unit.adapters += tensor.bytes();
+          plan_.parameters_total += tensor.numel();
+          if (in_.for_training) unit.trainable += tensor.numel();
+        }
+        if (in_.for_training)
+          unit.activations_kept += static_cast<int64_t>(loaded.adapter->activation_elements(*slot) * static_cast<double>(sizes_.tokens * sizes_.element));
+      }
+      for (const auto& path : loaded.adapter->modules_to_save(in_.blueprint))
+        if (const SlotSpec* slot = in_.blueprint.find_slot(path); slot && in_.for_training) unit_of(slot->stack, slot->block, slot->role).trainable += slot->numel();
+    }
+  }
+
+  void count_activations() {
+    const auto& b = in_.blueprint;
+    if (!in_.for_training) {
+      const double per_block = b.cache_elements_per_token / std::max<double>(1, static_cast<double>(units_.size() - 2));
+      for (size_t i = 1; i + 1 < units_.size(); ++i)
+        units_[i].activations_kept = units_[i].activations_least = static_cast<int64_t>(per_block * static_cast<double>(sizes_.tokens * sizes_.element));
+      loss_bytes_ = b.vocab_size * kFloat32;
+      return;
+    }
+    const int64_t hidden = sizes_.tokens * b.hidden_size * sizes_.residual;
+    for (size_t s = 0; s < b.stacks.size(); ++s) {
+      const ActivationCost cost = s < b.block_activations.size() ? b.block_activations[s] : ActivationCost{};
+      const double tokens = static_cast<double>(sizes_.tokens);
+      const int64_t bytes = static_cast<int64_t>(tokens * (cost.compute * static_cast<double>(sizes_.element) + cost.float32 * kFloat32 +
+                                                           cost.scores * static_cast<double>(sizes_.sequence * sizes_.element)));
+      for (int64_t i = 0; i < b.stacks[s].count; ++i) {
+        Unit& unit = units_[static_cast<size_t>(first_unit_[s] + i)];
+        unit.activations_kept += bytes + hidden;
+        unit.activations_least = hidden;
+        largest_block_ = std::max(largest_block_, unit.activations_kept);
+      }
+    }
+    // Logits once in the compute dtype and once in float32, and their gradient.
+    loss_bytes_ = sizes_.tokens * b.vocab_size * (sizes_.element + kFloat32) + 2 * sizes_.tokens * b.hidden_size * sizes_.element;
+  }
+
+  int64_t state_bytes(const Unit& u) const { return u.weights + u.adapters + u.trainable * kFloat32 * (1 + kAdamStates); }
+
+  void put() {
+    const std::string mode = in_.recipe.train ? in_.recipe.train->gradient_checkpointing : "auto";
+    // Shared by the units of a device: one dense weight while a product runs, the block at work, and, where the head is, the loss.
+    const int64_t dense_scratch = in_.quantizers.empty() ? 0 : largest_slot_ * sizes_.element;
+    const int64_t reserve = dense_scratch + (in_.for_training ? largest_block_ : 0);
+    std::vector<PlacementUnit> rows;
+    for (const Unit& u : units_) {
+      const bool keep = mode == "false";
+      rows.push_back({u.path, state_bytes(u) + (keep ? u.activations_kept : u.activations_least), u.tied_to});
+    }
+    rows.back().bytes += loss_bytes_;
+    const Placement placement = place(rows, in_.recipe.model.device_map, in_.devices, reserve);
+
+    std::map<std::string, PlannedDevice> devices;
+    for (const auto& budget : in_.devices) devices[budget.name] = {.name = budget.name, .capacity = budget.bytes};
+    for (size_t i = 0; i < units_.size(); ++i) {
+      PlannedDevice& d = devices[placement.device[i]];
+      d.weights += units_[i].weights, d.adapters += units_[i].adapters;
+      d.gradients += units_[i].trainable * kFloat32, d.optimizer += units_[i].trainable * kFloat32 * kAdamStates;
+      d.activations += mode == "false" ? units_[i].activations_kept : units_[i].activations_least;
+      if (i + 1 == units_.size()) d.activations += loss_bytes_;
+      plan_.parameters_trainable += units_[i].trainable;
+    }
+    for (auto& [name, d] : devices)
+      if (d.weights > 0) d.activations += reserve;
+    if (in_.for_training && mode != "false") choose_recomputed(mode, placement, devices);
+
+    for (size_t i = 0; i < plan_.modules.size(); ++i) {
+      plan_.modules[i].device = placement.device[module_unit_[i]];
+      if (in_.devices.size() > 1) plan_.modules[i].reason += "; " + placement.reason[module_unit_[i]];
+    }
+    for (const auto& budget : in_.devices) {
+      const PlannedDevice& d = devices[budget.name];
+      plan_.devices.push_back(d);
+      plan_.totals.weights += d.weights, plan_.totals.adapters += d.adapters, plan_.totals.gradients += d.gradients;
+      plan_.totals.optimizer += d.optimizer, plan_.totals.activations += d.activations;
+    }
+    plan_.fits = placement.fits, plan_.advice = placement.advice;
+    plan_.totals.host_peak = in_.process_bytes + fill_scratch_bytes(in_.blueprint, plan_) + devices["cpu"].total();
+    if (in_.recipe.model.max_host_memory && plan_.totals.host_peak > *in_.recipe.model.max_host_memory) {
+      plan_.fits = false;
+      plan_.advice = concat("the host needs ", human_bytes(plan_.totals.host_peak), " at its peak, model.max_host_memory allows ", human_bytes(*in_.recipe.model.max_host_memory));
+    }
+    ledger_.devices.before = at::Device(placement.device.front());
+    ledger_.devices.after = at::Device(placement.device.back());
+    for (size_t s = 0; s < in_.blueprint.stacks.size(); ++s) {
+      ledger_.devices.blocks.emplace_back();
+      for (int64_t i = 0; i < in_.blueprint.stacks[s].count; ++i)
+        ledger_.devices.blocks.back().emplace_back(placement.device[static_cast<size_t>(first_unit_[s] + i)]);
+    }
+  }
+
+  // auto: a block keeps its activations while there is room on its device; those nearest to the loss first, they are needed first.
+  void choose_recomputed(const std::string& mode, const Placement& placement, std::map<std::string, PlannedDevice>& devices) {
+    for (int64_t i = static_cast<int64_t>(units_.size()) - 2; i >= 1; --i) {
+      const Unit& u = units_[static_cast<size_t>(i)];
+      PlannedDevice& d = devices[placement.device[static_cast<size_t>(i)]];
+      const int64_t more = u.activations_kept - u.activations_least;
+      const int64_t room = d.capacity - d.capacity / 10 - d.total();  // a tenth stays free: activations are an estimate
+      if (mode == "auto" && more <= room) d.activations += more;
+      else plan_.recompute.push_back(i - 1);
+    }
+    std::reverse(plan_.recompute.begin(), plan_.recompute.end());
+  }
+
+  const LedgerInputs& in_;
+  Ledger ledger_;
+  Plan& plan_;
+  Sizes sizes_;
+  std::vector<Unit> units_;
+  std::vector<int> first_unit_;
+  std::vector<size_t> module_unit_;
+  int64_t largest_slot_ = 0, largest_block_ = 0, loss_bytes_ = 0;
+};
+
+}  // namespace
+
+Ledger make_ledger(const LedgerInputs& in) { return Builder(in).build(); }
+
+}  // namespace tenon::host

@@ -1,0 +1,305 @@
+#include "model/load.h"
+
+#include <ATen/CPUGeneratorImpl.h>
+#include <ATen/core/grad_mode.h>
+
+#include <algorithm>
+#include <chrono>
+#include <future>
+#include <set>
+
+#include "base/json.h"
+#include "base/log.h"
+#include "base/options.h"
+#include "base/text.h"
+#include "checkpoint/safetensors.h"
+#include "model/choose.h"
+#include "model/devices.h"
+#include "model/fill.h"
+#include "model/ledger.h"
+#include "model/parts.h"
+#include "model/precision.h"
+#include "model/text_files.h"
+
+namespace tenon::host {
+
+namespace {
+
+// What is decided on the way and needed again by the fill.
+struct Loading {
+  const LoadRequest& request;
+  const Recipe& recipe;
+  Registry& registry;
+  std::unique_ptr<LoadedModel> model = std::make_unique<LoadedModel>();
+  std::vector<ActiveQuantizer> quantizers;
+  std::vector<std::pair<std::string, std::unique_ptr<Patch>>> patches;
+  std::set<std::string> active_patches;  // that changed something
+  Purpose purpose = Purpose::Inference;
+  DtypePolicy dtypes;
+
+  explicit Loading(const LoadRequest& r) : request(r), recipe(*r.recipe), registry(*r.registry) {}
+
+  void patched(const std::string& name, bool changed) {
+    if (changed) active_patches.insert(name);
+  }
+};
+
+// Every plugin that the recipe names, asked for together, so that all option problems come in one report.
+void make_plugins(Loading& l) {
+  std::vector<std::string> problems;
+  bool only_plugin_problems = true;
+  auto place_of = [&](const Value& v) { return locate(l.recipe, v.place); };
+  auto check = [&](const auto& provider, const Value& options, const std::string& owner) {
+    const auto found = check_options(provider.options, options, owner, place_of, [&](const std::string& option) { return l.registry.owner_of_option(option, owner); });
+    if (!found.empty()) only_plugin_problems = false;
+    problems.insert(problems.end(), found.begin(), found.end());
+    return found.empty();
+  };
+  auto attempt = [&](const Value::Place& place, auto&& body) {
+    try {
+      body();
+    } catch (const Error& error) {
+      if (error.code() != ErrorCode::Plugin) only_plugin_problems = false;
+      problems.push_back(locate(l.recipe, place) + ": " + error.what());
+    }
+  };
+  for (const auto& section : l.recipe.quantizers)
+    attempt(section.place, [&] {
+      const auto& provider = l.registry.quantizer(section.type);
+      if (check(provider, section.options, "quantizer " + section.type)) l.quantizers.push_back({section, std::shared_ptr<Quantizer>(provider.make(section.options)), false});
+    });
+  for (const auto& section : l.recipe.patches)
+    attempt(section.place, [&] {
+      const auto& provider = l.registry.patch(section.type);
+      if (check(provider, section.options, "patch " + section.type)) l.patches.emplace_back(section.type, provider.make(section.options));
+    });
+  for (const auto& section : l.recipe.adapters)
+    attempt(section.place, [&] {
+      const auto& provider = l.registry.adapter(section.type);
+      if (!check(provider, section.options, "adapter " + section.type)) return;
+      l.model->adapters.push_back({section.name, section.type, provider.make(section.options)});
+      if (!section.path.empty()) {
+        const auto file = section.path / "adapter_config.json";
+        with_context(file.string(), [&] { l.model->adapters.back().adapter->configure(read_json_file(file)); });
+      }
+    });
+  if (l.recipe.train)
+    attempt(l.recipe.train->place, [&] {
+      const auto& provider = l.registry.objective(l.recipe.train->objective);
+      check(provider, l.recipe.train->objective_options, "objective " + l.recipe.train->objective);
+    });
+  if (!problems.empty()) throw Error(only_plugin_problems ? ErrorCode::Plugin : ErrorCode::Recipe, join(problems, "\n"));
+}
+
+void read_config(Loading& l) {
+  LoadedModel& m = *l.model;
+  m.checkpoint = Checkpoint::open(l.recipe.model.path);
+  m.config = m.checkpoint->config();
+  if (l.recipe.model.overrides.is_table())
+    for (const auto& [key, value] : l.recipe.model.overrides.as_table()) m.config.set(key, value);
+  for (auto& [name, patch] : l.patches) l.patched(name, patch->on_config(m.config));
+}
+
+// A checkpoint that is stored quantized says so itself; a recipe may repeat it, not contradict it.
+void recognise_quantized(Loading& l) {
+  const Value* stored = l.model->config.find_set("quantization_config");
+  if (!stored) return;
+  const std::string method = stored->string_or("quant_method", "");
+  std::vector<std::string> names = l.registry.names_with("quantizer", "method", method);
+  for (const std::string& name : names) {
+    const auto& provider = l.registry.quantizer(name);
+    std::optional<Value> options = provider.make(Value::table())->recognise(*stored);
+    if (!options) continue;
+    for (const auto& active : l.quantizers)
+      if (active.section.type != name)
+        fail(ErrorCode::Recipe, "the checkpoint is stored as ", name, " (quant_method ", method, "), the recipe asks for quantizer ", active.section.type,
+             ": remove [quantizer], or start from the unquantized checkpoint");
+    ActiveQuantizer active;
+    active.section.type = name;
+    active.section.options = *options;
+    active.quantizer = std::shared_ptr<Quantizer>(provider.make(*options));
+    active.from_checkpoint = true;
+    l.quantizers = {std::move(active)};
+    return;
+  }
+  fail(ErrorCode::Data, "the checkpoint is quantized (quant_method '", method, "') in a way that no plugin here reads: quantizers that are here are ",
+       join(l.registry.names("quantizer"), ", "));
+}
+
+at::ScalarType stored_dtype(const Checkpoint& checkpoint) {
+  if (checkpoint.has_weights())
+    for (const auto& name : checkpoint.names())
+      if (const auto dtype = checkpoint.spec(name).dtype; at::isFloatingType(dtype)) return dtype;
+  return at::kFloat;
+}
+
+// The blueprint with the host's dtype policy written into it.
+Blueprint make_blueprint(Loading& l) {
+  LoadedModel& m = *l.model;
+  const Value* type = m.config.find_set("model_type");
+  if (!type || !type->is_string()) fail(ErrorCode::Data, (m.checkpoint->folder() / "config.json").string(), ": model_type is missing: it says which architecture this is");
+  const auto& provider = l.registry.architecture(type->as_string());
+  m.architecture = provider.make(Value::table());
+  Blueprint blueprint;
+  call_plugin(type->as_string(), "blueprint", "config.json", [&] { blueprint = m.architecture->blueprint(m.config); });
+  for (auto& [name, patch] : l.patches) l.patched(name, patch->on_blueprint(blueprint));
+  for (auto& active : l.quantizers)
+    if (active.from_checkpoint)
+      for (const auto& slot : blueprint.slots)
+        if (slot.tied_to.empty() && !active.quantizer->locate(slot, *m.checkpoint).empty()) active.stored.insert(slot.path);
+
+  l.purpose = !l.request.for_training ? Purpose::Inference : m.adapters.empty() ? Purpose::FullTraining : Purpose::AdapterTraining;
+  const at::ScalarType model_dtype = resolve_model_dtype(l.recipe.model.dtype, m.config, stored_dtype(*m.checkpoint));
+  l.dtypes = resolve_dtypes(model_dtype, l.purpose);
+  m.precision = l.dtypes.precision;
+  for (auto& slot : blueprint.slots) slot.dtype = l.dtypes.weights;
+  for (auto& tensor : blueprint.tensors) tensor.dtype = l.dtypes.norms;
+  if (l.purpose == Purpose::FullTraining && !l.quantizers.empty())
+    fail(ErrorCode::Recipe, "quantized weights cannot be trained themselves: add an [adapter], or remove [quantizer]");
+  return blueprint;
+}
+
+// CUDA devices first, the host last, within model.max_memory.
+std::vector<DeviceBudget> usable_devices(const Loading& l) {
+  std::vector<DeviceBudget> devices = l.request.assumed_devices;
+  const bool assumed = !devices.empty();
+  const Value& map = l.recipe.model.device_map;
+  const bool cpu_only = map.is_string() && map.as_string() == "cpu";
+  if (!assumed && !cpu_only) devices = cuda_devices();
+  if (std::none_of(devices.begin(), devices.end(), [](const auto& d) { return d.name == "cpu"; })) devices.push_back({"cpu", host_memory_available()});
+  std::stable_partition(devices.begin(), devices.end(), [](const auto& d) { return d.name != "cpu"; });
+  for (const auto& [name, bytes] : l.recipe.model.max_memory) {
+    auto it = std::find_if(devices.begin(), devices.end(), [&, n = name](const auto& d) { return d.name == n; });
+    if (it == devices.end()) fail(ErrorCode::Recipe, "model.max_memory names '", name, "', which is not there");
+    it->bytes = std::min(it->bytes, bytes);
+  }
+  return devices;
+}
+
+void note_unused_patches(Loading& l) {
+  for (const auto& [name, patch] : l.patches)
+    if (!l.active_patches.count(name)) log_warn("patch '" + name + "' changes nothing in this model");
+}
+
+void prepare(Loading& l) {
+  make_plugins(l);
+  read_config(l);
+  recognise_quantized(l);
+  LoadedModel& m = *l.model;
+  Blueprint blueprint = make_blueprint(l);
+  Ledger ledger = make_ledger({.recipe = l.recipe, .blueprint = blueprint, .quantizers = l.quantizers, .adapters = m.adapters, .dtypes = l.dtypes, .purpose = l.purpose,
+                               .for_training = l.request.for_training, .devices = usable_devices(l), .process_bytes = host_memory_now()});
+  m.plan = std::move(ledger.plan);
+  m.plan.notes.insert(m.plan.notes.end(), l.dtypes.notes.begin(), l.dtypes.notes.end());
+  m.parts = std::make_shared<ModelParts>(std::move(blueprint), l.dtypes.precision, std::move(ledger.devices));
+  call_plugin(m.config.at("model_type").as_string(), "build", "the model", [&] { m.model = m.architecture->build(m.config, *m.parts); });
+  for (auto& [name, patch] : l.patches) l.patched(name, patch->on_seams(m.model->seams()));
+  m.model->seams().for_each([&](const auto& seam) {
+    if (seam.is_set()) m.plan.seams.emplace_back(seam.name(), seam.chain());
+  });
+}
+
+// The smallest change that would make the plan fit, found by planning again with it.
+std::string find_remedy(const LoadRequest& request) {
+  const Recipe& recipe = *request.recipe;
+  auto fits = [&](const Recipe& changed) {
+    try {
+      LoadRequest again = request;
+      again.recipe = &changed;
+      Loading l(again);
+      prepare(l);
+      return l.model->plan.fits;
+    } catch (const Error&) {
+      return false;
+    }
+  };
+  if (recipe.train && request.for_training) {
+    Recipe changed = recipe;
+    if (changed.train->gradient_checkpointing == "false") {
+      changed.train->gradient_checkpointing = "auto";
+      if (fits(changed)) return "train.gradient_checkpointing = \"auto\" would fit";
+    }
+    while (changed.train->per_device_train_batch_size > 1) {
+      changed.train->per_device_train_batch_size /= 2;
+      if (fits(changed)) return concat("train.per_device_train_batch_size = ", changed.train->per_device_train_batch_size, " would fit");
+    }
+    while (changed.data && changed.data->max_length > 256) {
+      changed.data->max_length /= 2;
+      if (fits(changed)) return concat("data.max_length = ", changed.data->max_length, " with a batch of 1 would fit");
+    }
+  }
+  if (recipe.quantizers.empty())
+    for (const auto& name : request.registry->names("quantizer")) {
+      Recipe changed = recipe;
+      changed.quantizers.push_back({.type = name});
+      if (fits(changed)) return concat("a [quantizer] of type \"", name, "\" would fit");
+    }
+  return "no smaller setting of this recipe fits: it takes more memory, or a smaller model";
+}
+
+std::unique_ptr<LoadedModel> planned(Loading& l) {
+  prepare(l);
+  Plan& plan = l.model->plan;
+  if (!plan.fits) plan.advice += "; " + find_remedy(l.request);
+  return std::move(l.model);
+}
+
+void adapt(Loading& l, LoadedModel& m) {
+  auto& parts = static_cast<ModelParts&>(*m.parts);
+  const bool trainable = l.request.for_training;
+  for (size_t i = 0; i < m.adapters.size(); ++i) {
+    auto& loaded = m.adapters[i];
+    const auto& section = l.recipe.adapters[i];
+    for (const auto& path : loaded.adapter->targets(parts.blueprint())) {
+      Slot& slot = parts.slot(path);
+      const at::Device device(m.plan.find(path)->device);
+      call_plugin(loaded.type, "wrap", path, [&] { slot.fill(loaded.adapter->wrap(slot.spec(), slot.filler_ptr(), device, trainable)); });
+    }
+    if (!section.path.empty()) {
+      const auto file = section.path / "adapter_model.safetensors";
+      const SafetensorsFile weights(file);
+      with_context(file.string(), [&] { call_plugin(loaded.type, "load", section.path.string(), [&] { loaded.adapter->load(weights); }); });
+    }
+    loaded.adapter->set_training(false);
+  }
+}
+
+}  // namespace
+
+std::unique_ptr<LoadedModel> plan_model(const LoadRequest& request) {
+  Loading l(request);
+  return planned(l);
+}
+
+std::unique_ptr<LoadedModel> load_model(const LoadRequest& request) {
+  Loading l(request);
+  std::unique_ptr<LoadedModel> m = planned(l);
+  if (!m->plan.fits) fail(ErrorCode::Device, "the model does not fit: ", m->plan.advice, " (`host plan` shows the ledger)");
+  note_unused_patches(l);
+  for (const auto& note : m->plan.notes) log_info(note);
+
+  // The tokenizer loads beside the weights.
+  auto text = std::async(std::launch::async, [&] { return load_text(l.recipe, l.registry, *m->checkpoint, l.request.want_text); });
+  const bool random = l.recipe.model.init == "random";
+  if (!random && !m->checkpoint->has_weights())
+    fail(ErrorCode::Data, "'", m->checkpoint->folder().string(), "' holds a config.json and no weights: model.init = \"random\" would start from nothing");
+  const uint64_t seed = l.recipe.train ? static_cast<uint64_t>(l.recipe.train->seed) : 0;
+  const FillReport report = fill_model({.parts = static_cast<ModelParts&>(*m->parts), .plan = m->plan, .checkpoint = m->checkpoint, .quantizers = l.quantizers, .adapters = m->adapters,
+                                        .random = random, .initializer_range = m->config.float_or("initializer_range", 0.02), .seed = seed,
+                                        .train_dense = l.purpose == Purpose::FullTraining});
+  for (const auto& note : report.notes) log_info(note);
+  log_info(concat(random ? "initialised " : "loaded ", human_bytes(report.bytes_resident), " in ", human_seconds(report.seconds), ", host peak ", human_bytes(host_memory_peak()),
+                  " (planned ", human_bytes(m->plan.totals.host_peak), ")"));
+  for (auto& [name, patch] : l.patches) l.patched(name, patch->on_model(*m->model));
+
+  {
+    auto generator = at::detail::getDefaultCPUGenerator();
+    std::lock_guard lock(generator.mutex());
+    generator.set_current_seed(seed);
+  }
+  adapt(l, *m);
+  m->text = text.get();
+  return m;
+}
+
+}  // namespace tenon::host

@@ -1,0 +1,11 @@
+#pragma once
+// Weights of a model that starts from config.json alone: normal with config's initializer_range for matrices and embeddings, zero biases,
+// ones for norms, as transformers initialises. Each tensor has its own stream of numbers, so threads and order do not matter.
+#include "tenon/slot.h"
+
+namespace tenon::host {
+
+at::Tensor initial_weight(const SlotSpec& slot, at::ScalarType dtype, double range, uint64_t seed);
+at::Tensor initial_dense(const DenseSpec& dense, at::ScalarType dtype);
+
+}  // namespace tenon::host

@@ -1,0 +1,58 @@
+#include "model/text_files.h"
+
+#include "base/file.h"
+#include "base/json.h"
+#include "base/log.h"
+
+namespace tenon::host {
+
+namespace {
+
+// A template is a string, or a list of {name, template} of which "default" counts.
+std::string template_of(const Value& config) {
+  const Value* found = config.find_set("chat_template");
+  if (!found) return "";
+  if (found->is_string()) return found->as_string();
+  if (found->is_list())
+    for (const auto& entry : found->as_list())
+      if (entry.string_or("name", "") == "default") return entry.string_or("template", "");
+  return "";
+}
+
+}  // namespace
+
+std::unique_ptr<TextCodec> load_text(const Recipe& recipe, Registry& registry, const Checkpoint& checkpoint, bool required) {
+  namespace fs = std::filesystem;
+  const fs::path folder = checkpoint.folder();
+  if (!fs::exists(folder / "tokenizer.json")) {
+    if (required)
+      fail(ErrorCode::Data, "'", folder.string(), "' has no tokenizer.json", fs::exists(folder / "tokenizer.model") ? ": it has only tokenizer.model; save it once with a fast tokenizer" : "");
+    return nullptr;
+  }
+  try {
+    TextFiles files;
+    files.folder = folder.string();
+    files.tokenizer_json = read_file(folder / "tokenizer.json");
+    files.tokenizer_config = fs::exists(folder / "tokenizer_config.json") ? read_json_file(folder / "tokenizer_config.json") : Value::table();
+    if (fs::exists(folder / "special_tokens_map.json")) {
+      const Value special = read_json_file(folder / "special_tokens_map.json");
+      for (const auto& [key, value] : special.as_table())
+        if (!files.tokenizer_config.find_set(key)) files.tokenizer_config.set(key, value);
+    }
+    if (!recipe.text.chat_template.empty()) files.chat_template = read_file(recipe.text.chat_template);
+    else if (fs::exists(folder / "chat_template.jinja")) files.chat_template = read_file(folder / "chat_template.jinja");
+    else if (fs::exists(folder / "chat_template.json")) files.chat_template = template_of(read_json_file(folder / "chat_template.json"));
+    else files.chat_template = template_of(files.tokenizer_config);
+    files.add_tokens = recipe.text.add_tokens;
+    const auto& provider = registry.text_codec(recipe.text.type);
+    std::unique_ptr<TextCodec> codec;
+    call_plugin(recipe.text.type, "load", folder.string(), [&] { codec = provider.make(files, recipe.text.options); });
+    return codec;
+  } catch (const Error& error) {
+    if (required) throw;
+    log_warn(std::string("the tokenizer is not used: ") + error.what());
+    return nullptr;
+  }
+}
+
+}  // namespace tenon::host

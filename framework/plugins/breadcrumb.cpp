@@ -1,0 +1,95 @@
+#include "plugins/breadcrumb.h"
+
+#include <unistd.h>
+
+#include <csignal>
+#include <cstring>
+#include <new>
+#include <vector>
+
+#include "tenon/error.h"
+
+namespace tenon::host {
+
+namespace {
+
+struct Crumb {
+  const char *id, *call, *subject;
+  const Crumb* outer;
+};
+
+// A plain pointer in static storage of the thread, so that the signal handler may read it.
+__attribute__((tls_model("initial-exec"))) thread_local const Crumb* current = nullptr;
+
+class Trail {
+ public:
+  Trail(const std::string& id, const char* call, const std::string& subject) : crumb_{id.c_str(), call, subject.c_str(), current} { current = &crumb_; }
+  Trail(const Trail&) = delete;
+  Trail& operator=(const Trail&) = delete;
+  ~Trail() { current = crumb_.outer; }
+
+ private:
+  Crumb crumb_;
+};
+
+void say(const char* text) {
+  if (::write(STDERR_FILENO, text, std::strlen(text)) < 0) return;
+}
+
+// Async-signal-safe calls only.
+void on_fatal_signal(int signal) {
+  const char* name = signal == SIGSEGV ? "segmentation fault" : signal == SIGBUS ? "bus error" : signal == SIGFPE ? "arithmetic error" : signal == SIGILL ? "illegal instruction" : "abort";
+  say("\nerror: ");
+  say(name);
+  if (current) {
+    for (const Crumb* crumb = current; crumb; crumb = crumb->outer) {
+      say(crumb == current ? " in plugin " : ", called from plugin ");
+      say(crumb->id);
+      say(", call ");
+      say(crumb->call);
+      if (crumb->subject[0] != '\0') say(", "), say(crumb->subject);
+    }
+    say("\nwithout that plugin the host should go on: host plugins list shows its file\n");
+  } else {
+    say(", outside any plugin's call: a bug of the host, or memory damaged before\n");
+  }
+  // SA_RESETHAND has put the default back.
+  ::raise(signal);
+}
+
+}  // namespace
+
+void call_plugin(const std::string& id, const char* call, const std::string& subject, const std::function<void()>& body) {
+  const Trail trail(id, call, subject);
+  try {
+    body();
+  } catch (Error& error) {
+    error.add_context("plugin " + id);
+    throw;
+  } catch (const std::bad_alloc&) {
+    throw;  // the host's own affair: it knows how much memory there is
+  } catch (const std::exception& error) {
+    // c10::Error puts a backtrace behind the first line.
+    const std::string text = error.what();
+    fail(ErrorCode::Plugin, "plugin ", id, ": ", call, subject.empty() ? "" : " " + subject, ": ", text.substr(0, text.find("\nException raised from")));
+  } catch (...) {
+    fail(ErrorCode::Plugin, "plugin ", id, ": ", call, subject.empty() ? "" : " " + subject, ": threw something that is no exception");
+  }
+}
+
+void install_crash_handler() {
+#ifndef __SANITIZE_ADDRESS__  // which reports crashes itself, and better
+  // A stack of its own: a stack overflow is reported too.
+  static auto* const stack = new std::vector<char>(64 << 10);
+  stack_t alternative{};
+  alternative.ss_sp = stack->data();
+  alternative.ss_size = stack->size();
+  ::sigaltstack(&alternative, nullptr);
+  struct sigaction action {};
+  action.sa_handler = on_fatal_signal;
+  action.sa_flags = static_cast<int>(SA_RESETHAND | SA_ONSTACK | SA_NODEFER);
+  for (const int signal : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT}) ::sigaction(signal, &action, nullptr);
+#endif
+}
+
+}  // namespace tenon::host

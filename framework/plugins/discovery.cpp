@@ -1,0 +1,162 @@
+#include "plugins/discovery.h"
+
+#include <dlfcn.h>
+#include <link.h>
+#include <pwd.h>
+#include <sys/auxv.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <map>
+
+#include "base/file.h"
+#include "base/text.h"
+#include "plugins/manifest_reader.h"
+#include "plugins/permissions.h"
+#include "tenon/error.h"
+
+namespace tenon::host {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+// The file that this code lies in: `host`, or libtenon.so in whatever program.
+fs::path own_file() {
+  static const int here = 0;
+  Dl_info info{};
+  link_map* map = nullptr;
+  std::error_code error;
+  if (::dladdr1(&here, &info, reinterpret_cast<void**>(&map), RTLD_DL_LINKMAP) != 0 && map && map->l_name && map->l_name[0] != '\0') return fs::canonical(map->l_name, error);
+  return fs::canonical("/proc/self/exe", error);
+}
+
+bool raised_privileges() { return ::getauxval(AT_SECURE) != 0; }
+
+fs::path user_folder() {
+  const char* data = ::secure_getenv("XDG_DATA_HOME");
+  if (data && data[0] == '/') return fs::path(data) / "tenon" / "plugins";
+  const char* home = ::secure_getenv("HOME");
+  if (home && home[0] == '/') return fs::path(home) / ".local" / "share" / "tenon" / "plugins";
+  return {};
+}
+
+class Search {
+ public:
+  explicit Search(Discovery& found) : found_(found) {}
+
+  void add_folder(const fs::path& folder, const std::string& origin) {
+    std::error_code error;
+    std::vector<fs::path> files;
+    for (auto it = fs::directory_iterator(folder, error); !error && it != fs::directory_iterator(); it.increment(error))
+      if (it->path().extension() == ".so" && it->path().filename().string()[0] != '.') files.push_back(it->path());
+    std::sort(files.begin(), files.end());
+    for (const auto& file : files) add_file(file, origin);
+  }
+
+  void add_file(const fs::path& file, const std::string& origin) {
+    PluginFile plugin;
+    std::error_code error;
+    plugin.path = fs::canonical(file, error);
+    if (error) plugin.path = fs::absolute(file);
+    plugin.origin = origin;
+    struct stat info {};
+    if (::stat(plugin.path.c_str(), &info) == 0) {
+      const auto [place, is_new] = files_.try_emplace({info.st_dev, info.st_ino}, plugin.path);
+      if (!is_new) {
+        plugin.state = PluginState::Shadowed;
+        plugin.reasons.push_back("the same file as " + place->second.string());
+      }
+    }
+    read(plugin);
+    if (plugin.state == PluginState::Available) check_names(plugin);
+    found_.files.push_back(std::move(plugin));
+  }
+
+ private:
+  static void reject(PluginFile& plugin, std::string reason) {
+    plugin.state = PluginState::Rejected;
+    plugin.reasons.push_back(std::move(reason));
+  }
+
+  static void read(PluginFile& plugin) {
+    const bool was_shadowed = plugin.state == PluginState::Shadowed;
+    try {
+      const MappedFile file(plugin.path);
+      ManifestReading reading = read_manifest(file.bytes());
+      plugin.manifest = reading.manifest;
+      for (auto& problem : reading.problems) reject(plugin, std::move(problem));
+    } catch (const Error& error) {
+      reject(plugin, error.message());
+    }
+    if (plugin.manifest) {
+      std::vector<std::string> problems = manifest_mismatches(*plugin.manifest);
+      plugin.provides = read_provides(*plugin.manifest, problems);
+      for (auto& problem : problems) reject(plugin, std::move(problem));
+    }
+    if (std::string problem = permission_problem(plugin.path, plugin.origin == "bundled" ? Trust::Bundled : Trust::Strict); !problem.empty()) reject(plugin, std::move(problem));
+    if (was_shadowed) plugin.state = PluginState::Shadowed;
+  }
+
+  // Ids are taken by the first file in search order, bundled names for good.
+  void check_names(PluginFile& plugin) {
+    const auto [place, is_new] = ids_.try_emplace(plugin.id(), plugin.path);
+    if (!is_new) {
+      plugin.state = PluginState::Shadowed;
+      plugin.reasons.push_back("its id " + plugin.id() + " is that of " + place->second.string() + ", which comes first");
+      return;
+    }
+    for (const auto& provides : plugin.provides) {
+      const std::string name = provides.kind + ":" + provides.name;
+      if (plugin.origin == "bundled") bundled_names_.emplace(name, plugin.path);
+      else if (const auto taken = bundled_names_.find(name); taken != bundled_names_.end())
+        reject(plugin, "it provides " + provides.kind + " '" + provides.name + "', a name reserved for the bundled " + taken->second.filename().string() + ": give it another name");
+    }
+  }
+
+  Discovery& found_;
+  std::map<std::pair<dev_t, ino_t>, fs::path> files_;
+  std::map<std::string, fs::path> ids_, bundled_names_;
+};
+
+}  // namespace
+
+std::string Provides::attribute(const std::string& key) const {
+  for (const auto& [attribute_key, value] : attributes)
+    if (attribute_key == key) return value;
+  return "";
+}
+
+std::string PluginFile::id() const { return manifest ? field_text(manifest->id, sizeof manifest->id) : path.filename().string(); }
+
+std::vector<PluginFolder> plugin_folders(const SearchPath& search) {
+  const fs::path own = own_file();
+  const bool in_library = own.extension() == ".so" || own.filename().string().find(".so.") != std::string::npos;
+  std::vector<PluginFolder> folders = {{(in_library ? own.parent_path() : own.parent_path().parent_path() / "lib") / "tenon" / "plugins", "bundled"}};
+  if (search.bundled_only || raised_privileges()) return folders;
+  if (const fs::path user = user_folder(); !user.empty()) folders.push_back({user, "user"});
+  if (const char* path = ::secure_getenv("TENON_PLUGIN_PATH"))
+    for (const auto& folder : split(path, ':'))
+      if (!folder.empty() && folder[0] == '/') folders.push_back({folder, "TENON_PLUGIN_PATH"});
+  for (const auto& folder : search.plugin_dirs) folders.push_back({fs::absolute(folder), "--plugin-dir"});
+  return folders;
+}
+
+Discovery discover_plugins(const SearchPath& search) {
+  Discovery found;
+  Search files(found);
+  for (const auto& folder : plugin_folders(search)) {
+    if (folder.origin == "--plugin-dir" && !fs::is_directory(folder.path)) fail(ErrorCode::Usage, "--plugin-dir: '", folder.path.string(), "' is no folder");
+    files.add_folder(folder.path, folder.origin);
+  }
+  if (search.bundled_only || raised_privileges()) return found;
+  for (const auto& file : search.plugin_files) {
+    if (!fs::exists(file)) fail(ErrorCode::Usage, "--plugin: there is no file '", file.string(), "'");
+    files.add_file(file, "--plugin");
+  }
+  return found;
+}
+
+}  // namespace tenon::host

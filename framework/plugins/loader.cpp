@@ -1,0 +1,108 @@
+#include "plugins/loader.h"
+
+#include <dlfcn.h>
+
+// std::filesystem in Boost.DLL's interface, so that Boost.Filesystem need not be linked.
+#define BOOST_DLL_USE_STD_FS
+#include <boost/dll/shared_library.hpp>
+
+#include <cstring>
+#include <set>
+
+#include "base/text.h"
+#include "plugins/breadcrumb.h"
+
+namespace tenon::host {
+
+namespace {
+
+std::set<std::string> promised(const PluginFile& file) {
+  std::set<std::string> names;
+  for (const auto& provides : file.provides) names.insert(provides.kind + ":" + provides.name);
+  return names;
+}
+
+std::set<std::string> registered(const Registrar& registrar) {
+  std::vector<std::string> names;
+  auto add = [&](const auto& providers, const char* kind) {
+    for (const auto& provider : providers) names.push_back(concat(kind, ":", provider.name));
+  };
+  add(registrar.quantizers, "quantizer");
+  add(registrar.architectures, "architecture");
+  add(registrar.patches, "patch");
+  add(registrar.adapters, "adapter");
+  add(registrar.objectives, "objective");
+  add(registrar.text_codecs, "text");
+  std::set<std::string> unique;
+  for (const auto& name : names)
+    if (!unique.insert(name).second) fail(ErrorCode::Plugin, "it registers ", name, " twice");
+  return unique;
+}
+
+std::string difference(const std::set<std::string>& a, const std::set<std::string>& b) {
+  std::vector<std::string> only;
+  for (const auto& name : a)
+    if (!b.count(name)) only.push_back(name);
+  return join(only, ", ");
+}
+
+void compare(const PluginFile& file, const Registrar& registrar) {
+  const auto names = registered(registrar), promises = promised(file);
+  const std::string missing = difference(promises, names), extra = difference(names, promises);
+  if (!missing.empty()) fail(ErrorCode::Plugin, "its manifest promises ", missing, ", which it does not register");
+  if (!extra.empty()) fail(ErrorCode::Plugin, "it registers ", extra, ", which its manifest does not name");
+}
+
+template <class Interface>
+void guard(std::vector<Provider<Interface>>& providers, const std::string& id) {
+  for (auto& provider : providers) {
+    provider.make = [make = std::move(provider.make), id, name = provider.name](const auto&... arguments) {
+      std::unique_ptr<Interface> made;
+      call_plugin(id, "make", name, [&] { made = make(arguments...); });
+      if (!made) fail(ErrorCode::Plugin, "plugin ", id, ": make ", name, ": returned nothing");
+      return made;
+    };
+  }
+}
+
+}  // namespace
+
+void (*open_plugin(const PluginFile& file))(Registrar*) {
+  using boost::dll::load_mode::type;
+  const std::string where = "plugin " + file.id() + " (" + file.path.string() + "): ";
+  try {
+    // Never unmapped (RTLD_NODELETE): the handle itself may go.
+    const auto mode = static_cast<type>(RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
+    boost::dll::shared_library library(file.path, mode);
+    if (!library.has("tenon_plugin_register")) fail(ErrorCode::Plugin, where, "it has no TENON_REGISTER");
+    if (std::memcmp(&library.get<const Manifest>("tenon_plugin_manifest"), &*file.manifest, sizeof(Manifest)) != 0)
+      fail(ErrorCode::Plugin, where, "its manifest in memory is not the one in the file: was it replaced just now?");
+    return &library.get<void(Registrar*)>("tenon_plugin_register");
+  } catch (const Error&) {
+    throw;
+  } catch (const std::exception& error) {
+    fail(ErrorCode::Plugin, where, "the system's loader says: ", error.what());
+  }
+}
+
+std::unique_ptr<Registrar> register_plugin(const PluginFile& file, void (*entry)(Registrar*)) {
+  auto staging = std::make_unique<Registrar>();
+  call_plugin(file.id(), "register", file.path.string(), [&] {
+    try {
+      entry(staging.get());
+      compare(file, *staging);
+    } catch (const Error& error) {
+      // Whatever its own code: to the user it is the plugin that failed.
+      throw Error(ErrorCode::Plugin, error.what());
+    }
+  });
+  guard(staging->quantizers, file.id());
+  guard(staging->architectures, file.id());
+  guard(staging->patches, file.id());
+  guard(staging->adapters, file.id());
+  guard(staging->objectives, file.id());
+  guard(staging->text_codecs, file.id());
+  return staging;
+}
+
+}  // namespace tenon::host

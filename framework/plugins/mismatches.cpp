@@ -1,0 +1,67 @@
+// Whether a plugin's binary fits this host's: only what would break is compared, and all of it.
+#include <torch/headeronly/version.h>
+
+#include "plugins/discovery.h"
+#include "plugins/manifest_reader.h"
+#include "tenon/error.h"
+#include "tenon/sdk_hash.h"
+
+namespace tenon::host {
+
+namespace {
+
+std::string release(uint64_t torch_abi) { return concat(torch_abi >> 56, ".", torch_abi >> 48 & 0xff, ".", torch_abi >> 40 & 0xff); }
+
+std::string compiler_name(uint32_t compiler) { return compiler == 1 ? "g++" : compiler == 2 ? "clang++" : "an unknown compiler"; }
+
+std::string sanitizer_names(uint32_t bits) {
+  if (bits == 0) return "without sanitizers";
+  return concat("with ", bits & 1 ? "AddressSanitizer" : "", (bits & 3) == 3 ? " and " : "", bits & 2 ? "ThreadSanitizer" : "", bits & ~3u ? "an unknown sanitizer" : "");
+}
+
+std::string language_name(int64_t language) {
+  const int64_t year = language / 100 % 100;
+  return language / 10000 == 20 ? concat("C++", year < 10 ? "0" : "", year) : concat("a language level of ", language);
+}
+
+}  // namespace
+
+std::vector<std::string> manifest_mismatches(const Manifest& manifest) {
+  constexpr CxxAbi host = this_cxx_abi();
+  std::vector<std::string> reasons;
+  auto refuse = [&](const auto&... parts) { reasons.push_back(concat(parts...)); };
+
+  if (manifest.tier == static_cast<uint32_t>(Tier::Stable)) {
+    refuse("built for the stable tier, which this host does not load: rebuild it for the native tier");
+    return reasons;
+  }
+  if (manifest.tier != static_cast<uint32_t>(Tier::Native)) {
+    refuse("its tier ", manifest.tier, " is unknown to this host: rebuild it against this host's SDK");
+    return reasons;
+  }
+  if (manifest.torch_abi != TORCH_ABI_VERSION) {
+    const std::string theirs = release(manifest.torch_abi), ours = release(TORCH_ABI_VERSION);
+    refuse("built for LibTorch ", theirs, theirs == ours ? " of another variant" : "", ", this host runs ", ours,
+           ": a native plugin needs the same release, rebuild it with LibTorch ", ours);
+  }
+  if (manifest.sdk_major != TENON_SDK_MAJOR || manifest.sdk_minor != TENON_SDK_MINOR)
+    refuse("built against SDK ", manifest.sdk_major, ".", manifest.sdk_minor, ", this host has SDK ", TENON_SDK_MAJOR, ".", TENON_SDK_MINOR,
+           ": rebuild it against this host's headers");
+  else if (manifest.sdk_hash != TENON_SDK_HASH)
+    refuse("built against other headers of SDK ", TENON_SDK_MAJOR, ".", TENON_SDK_MINOR, " than this host: rebuild it against this host's headers");
+  if (manifest.cxx.compiler != host.compiler)
+    refuse("built with ", compiler_name(manifest.cxx.compiler), " (", field_text(manifest.compiler, sizeof manifest.compiler), "), this host with ", compiler_name(host.compiler),
+           ": a native plugin needs the same compiler family");
+  if (manifest.cxx.gxx_abi != host.gxx_abi)
+    refuse("built with C++ ABI ", manifest.cxx.gxx_abi, " (", field_text(manifest.compiler, sizeof manifest.compiler), "), this host with ", host.gxx_abi,
+           ": rebuild it with this host's compiler or the same -fabi-version");
+  if (manifest.cxx.cxx11_strings != host.cxx11_strings)
+    refuse("built with _GLIBCXX_USE_CXX11_ABI=", manifest.cxx.cxx11_strings, ", this host with ", host.cxx11_strings, ": rebuild it with -D_GLIBCXX_USE_CXX11_ABI=", host.cxx11_strings);
+  if (manifest.cxx.language != host.language)
+    refuse("compiled as ", language_name(manifest.cxx.language), ", this host as ", language_name(host.language), ": rebuild it with -std=c++", host.language / 100 % 100);
+  if (manifest.cxx.sanitizers != host.sanitizers)
+    refuse("built ", sanitizer_names(manifest.cxx.sanitizers), ", this host ", sanitizer_names(host.sanitizers), ": rebuild it with the host's sanitizers");
+  return reasons;
+}
+
+}  // namespace tenon::host

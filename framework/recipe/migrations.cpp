@@ -1,0 +1,114 @@
+// What other tools call our keys, and what is not served yet: asked only when a key is already known to be wrong.
+#include <algorithm>
+#include <iterator>
+
+#include "recipe/schema.h"
+
+namespace tenon::host {
+
+namespace {
+
+struct Migration {
+  const char *from, *to;
+};
+
+// Axolotl, TRL and the alignment handbook, flat at the top level there.
+constexpr Migration kMigrations[] = {
+    {"base_model", "path in [model]"},
+    {"model_name_or_path", "path in [model]"},
+    {"torch_dtype", "dtype in [model]"},
+    {"bf16", "dtype = \"bfloat16\" in [model]"},
+    {"fp16", "dtype = \"float16\" in [model]"},
+    {"gpu_memory_limit", "max_memory in [model]"},
+    {"overrides_of_model_config", "overrides in [model]"},
+    {"model_config", "overrides in [model]"},
+    {"load_in_4bit", "[quantizer] with the type of a 4-bit quantizer (host plugins list --kind quantizer)"},
+    {"load_in_8bit", "[quantizer] with the type of an 8-bit quantizer (host plugins list --kind quantizer)"},
+    {"quantization_bit", "[quantizer] with a type (host plugins list --kind quantizer)"},
+    {"bnb_4bit_quant_type", "type in [quantizer]"},
+    {"bnb_4bit_compute_dtype", "compute_dtype in [quantizer]"},
+    {"bnb_4bit_use_double_quant", "double_quant in [quantizer]"},
+    {"use_bnb_nested_quant", "double_quant in [quantizer]"},
+    {"llm_int8_skip_modules", "skip_modules in [quantizer]"},
+    {"modules_to_not_convert", "skip_modules in [quantizer]"},
+    {"rope_scaling", "[[patch]] with type = \"rope_scaling\""},
+    {"flash_attention", "[[patch]] with type = \"attention\""},
+    {"attn_implementation", "[[patch]] with type = \"attention\""},
+    {"flash_attn", "[[patch]] with type = \"attention\""},
+    {"lora_r", "r in [adapter]"},
+    {"lora_rank", "r in [adapter]"},
+    {"lora_alpha", "lora_alpha in [adapter]"},
+    {"lora_dropout", "lora_dropout in [adapter]"},
+    {"lora_target_modules", "target_modules in [adapter]"},
+    {"lora_target", "target_modules in [adapter]"},
+    {"lora_target_linear", "target_modules = \"all-linear\" in [adapter]"},
+    {"lora_modules_to_save", "modules_to_save in [adapter]"},
+    {"lora_model_dir", "path in [adapter]"},
+    {"adapter_name_or_path", "path in [adapter]"},
+    {"peft_use_dora", "use_dora in [adapter]"},
+    {"use_peft", "[adapter] with a type"},
+    {"finetuning_type", "[adapter] with a type"},
+    {"tokens", "add_tokens in [text]"},
+    {"special_tokens", "add_tokens in [text]"},
+    {"template", "chat_template in [text]"},
+    {"datasets", "train in [data]"},
+    {"dataset", "train in [data]"},
+    {"dataset_mixer", "train in [data], as tables { path, weight }"},
+    {"test_datasets", "eval in [data]"},
+    {"eval_dataset", "eval in [data]"},
+    {"val_set_size", "eval in [data], with files of its own"},
+    {"sequence_len", "max_length in [data]"},
+    {"max_seq_length", "max_length in [data]"},
+    {"max_seq_len", "max_length in [data]"},
+    {"cutoff_len", "max_length in [data]"},
+    {"sample_packing", "packing in [data]"},
+    {"excess_length_strategy", "overlong in [data]"},
+    {"lr", "learning_rate in [train]"},
+    {"num_epochs", "num_train_epochs in [train]"},
+    {"epochs", "num_train_epochs in [train]"},
+    {"micro_batch_size", "per_device_train_batch_size in [train]"},
+    {"batch_size", "per_device_train_batch_size in [train]"},
+    {"eval_batch_size", "per_device_eval_batch_size in [train]"},
+    {"optimizer", "optim in [train]"},
+    {"lr_scheduler", "lr_scheduler_type in [train]"},
+    {"gradient_clipping", "max_grad_norm in [train]"},
+    {"rl", "objective in [train]"},
+    {"stage", "objective in [train]"},
+    {"saves_per_epoch", "save_steps in [train]"},
+    {"evals_per_epoch", "eval_steps in [train]"},
+    {"eval_strategy", "eval_steps in [train]"},
+    {"evaluation_strategy", "eval_steps in [train]"},
+    {"save_strategy", "save_steps in [train]"},
+    {"output_dir", "dir in [output]"},
+};
+
+struct Later {
+  const char *section, *key, *text;
+};
+
+constexpr Later kLater[] = {
+    {"calibration", "", "'[calibration]' is not served yet by any quantizer of this build: none needs calibration"},
+    {"reference", "", "'[reference]' is not served yet: preference objectives bring it"},
+    {"processor", "", "'[processor]' is not served yet: models that see or hear bring it"},
+    {"data", "format=preference", "the data format \"preference\" is not served yet: preference objectives bring it"},
+    {"text", "add_tokens", "'add_tokens' is not served yet: the patch that resizes embeddings brings it"},
+};
+
+}  // namespace
+
+std::string migration_hint(const std::string& section, const std::string& key) {
+  const auto found = std::find_if(std::begin(kMigrations), std::end(kMigrations), [&](const Migration& m) { return key == m.from; });
+  if (found == std::end(kMigrations)) return "";
+  // "lora_alpha in [adapter]" is of no help inside [adapter].
+  const std::string to = found->to;
+  if (!section.empty() && to.rfind(key + " in [" + section + "]", 0) == 0) return "";
+  return to;
+}
+
+std::string not_yet_served(const std::string& section, const std::string& key) {
+  for (const auto& later : kLater)
+    if (section == later.section && key == later.key) return later.text;
+  return "";
+}
+
+}  // namespace tenon::host

@@ -1,0 +1,203 @@
+#include "tenon/session.h"
+
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/tensor.h>
+
+#include <algorithm>
+#include <optional>
+
+#include "base/interrupt.h"
+#include "base/log.h"
+#include "base/text.h"
+#include "export/export.h"
+#include "export/verify.h"
+#include "generate/generator.h"
+#include "generate/prompts.h"
+#include "model/devices.h"
+#include "model/forward.h"
+#include "session/workspace.h"
+#include "train/evaluate.h"
+#include "train/trainer.h"
+
+namespace tenon {
+
+using namespace host;
+
+struct Session::Impl {
+  SessionOptions options;
+  Workspace work;
+
+  Impl(const std::filesystem::path& recipe, SessionOptions o) : options(std::move(o)), work(recipe, options) {}
+
+  std::unique_ptr<LoadedModel> planned() {
+    LoadRequest request{.recipe = &work.recipe, .registry = work.registry.get(), .for_training = work.recipe.train.has_value()};
+    if (!options.assume_devices.empty()) request.assumed_devices = parse_devices(options.assume_devices);
+    return plan_model(request);
+  }
+
+  Generation generate(LoadedModel& model, const std::vector<std::vector<int64_t>>& prompts, const std::function<void(const TextPiece&)>& on_piece) {
+    GenerateRequest request{.prompts = prompts, .settings = work.recipe.generate};
+    if (on_piece) request.on_piece = [&](size_t prompt, std::string_view piece) { on_piece({prompt, piece}); };
+    return tenon::host::generate(model, request);
+  }
+
+  static std::vector<std::vector<int64_t>> encode(const LoadedModel& model, const std::vector<Value>& prompts) {
+    std::vector<std::vector<int64_t>> ids;
+    for (const Value& prompt : prompts) ids.push_back(encode_prompt(*model.text, prompt));
+    return ids;
+  }
+
+  // A plain text becomes a user's message where the model talks in turns.
+  static Value as_prompt(const LoadedModel& model, const std::string& text) {
+    if (!model.text->has_chat_template()) return text;
+    Value message = Value::table();
+    message.set("role", "user"), message.set("content", text);
+    return Value(Value::List{message});
+  }
+
+  // The recipe's own prompts, shown while they are written.
+  Value show_prompts(LoadedModel& model, const std::string& when) {
+    Value shown = Value::list();
+    for (const std::string& text : work.recipe.generate.prompts) {
+      const Generation g = generate(model, encode(model, {as_prompt(model, text)}), nullptr);
+      log_info(concat(when, "\n  > ", text, "\n  ", g.outputs[0].text, "\n"));
+      Value row = Value::table();
+      row.set("when", when), row.set("prompt", text), row.set("text", g.outputs[0].text);
+      shown.as_list().push_back(row);
+    }
+    return shown;
+  }
+
+  Value export_model(LoadedModel& model, const std::filesystem::path& folder, const std::string& format, bool merge, bool verify);
+  Value run();
+  Value train(LoadedModel& model);
+};
+
+Session::Session(const std::filesystem::path& recipe, SessionOptions options) {
+  if (options.on_log) set_log_sink([sink = options.on_log](LogLevel level, std::string_view line) { sink(static_cast<int>(level), line); });
+  impl_ = std::make_unique<Impl>(recipe, std::move(options));
+}
+Session::~Session() = default;
+
+Value Session::plan() { return impl_->planned()->plan.to_json_value(); }
+std::string Session::plan_text() { return impl_->planned()->plan.to_text(); }
+void Session::load() { impl_->work.load(/*for_training=*/false, /*want_text=*/false); }
+void Session::cancel() { set_interrupted(true); }
+
+at::Tensor Session::logits(const at::Tensor& ids) {
+  LoadedModel& model = impl_->work.load(false, false);
+  at::NoGradGuard no_grad;
+  const int64_t vocab = model.parts->blueprint().vocab_size;
+  if (ids.numel() > 0 && (ids.min().item<int64_t>() < 0 || ids.max().item<int64_t>() >= vocab))
+    fail(ErrorCode::Data, "a token id is outside the vocabulary: ids run from ", ids.min().item<int64_t>(), " to ", ids.max().item<int64_t>(), ", the model has ", vocab);
+  return forward_logits(*model.model, {.ids = ids.to(model.parts->device(-1, 0))}).cpu();
+}
+
+std::vector<Continuation> Session::generate(const std::vector<Value>& prompts, const std::function<void(const TextPiece&)>& on_piece) {
+  LoadedModel& model = impl_->work.load(false, true);
+  const auto ids = Impl::encode(model, prompts);
+  Generation g = impl_->generate(model, ids, on_piece);
+  std::vector<Continuation> out;
+  for (size_t i = 0; i < ids.size(); ++i) out.push_back({ids[i], std::move(g.outputs[i].ids), std::move(g.outputs[i].text), std::move(g.outputs[i].finish_reason)});
+  return out;
+}
+
+Value Session::evaluate() {
+  const EvalResult r = evaluate_recipe(impl_->work.load(false, true), impl_->work.recipe);
+  Value out = Value::table();
+  out.set("loss", r.loss), out.set("perplexity", r.perplexity), out.set("tokens", r.tokens);
+  return out;
+}
+
+Value Session::Impl::export_model(LoadedModel& model, const std::filesystem::path& folder, const std::string& format, bool merge, bool verify) {
+  const ExportOptions how{.format = format, .to = folder, .merge = merge, .base_model = work.recipe.model.path.string(), .chat_template = work.recipe.text.chat_template,
+                          .quantizers_of_format = work.registry->names_with("quantizer", "format", format)};
+  // What the model in memory says, asked before it is written.
+  auto logits_of = [](LoadedModel& m) {
+    return [&m](const TokenIds& ids) {
+      at::NoGradGuard no_grad;
+      return forward_logits(*m.model, {.ids = at::tensor(ids, at::kLong).unsqueeze(0).to(m.parts->device(-1, 0))}).squeeze(0).to(at::kCPU, at::kFloat);
+    };
+  };
+  std::optional<Replay> replay;
+  if (verify) {
+    std::vector<TokenIds> prompts;
+    const int64_t vocab = model.parts->blueprint().vocab_size;
+    for (int64_t p = 0; p < 3; ++p) {
+      TokenIds ids;
+      for (int64_t i = 0; i < 12; ++i) ids.push_back((p * 7919 + i * 104729 + 3) % vocab);
+      prompts.push_back(std::move(ids));
+    }
+    auto greedy = [&](const TokenIds& prompt, int64_t count) {
+      GenerateRequest request{.prompts = {prompt}};
+      request.settings.max_new_tokens = count;
+      return tenon::host::generate(model, request).outputs[0].ids;
+    };
+    replay = record_replay({greedy, logits_of(model)}, prompts, 16);
+  }
+  const ExportReport report = tenon::host::export_model(model, how);
+  Value out = Value::table();
+  out.set("folder", report.folder.string()), out.set("format", report.format), out.set("bytes", report.bytes);
+  out.set("files", Value(report.files)), out.set("notes", Value(report.notes));
+  for (const auto& note : report.notes) log_info(note);
+  log_info(concat("wrote ", report.folder.string(), " (", report.format, ", ", human_bytes(report.bytes), ")"));
+  if (replay) {
+    Recipe again = work.recipe;
+    again.train.reset();
+    again.export_.reset();
+    if (report.format == "peft") {
+      again.adapters[0].path = report.folder;
+      again.adapters.resize(1);
+    } else {
+      again.model.path = report.folder;
+      again.model.init = "pretrained";
+      again.adapters.clear();
+      again.quantizers.clear();
+      again.patches.clear();
+    }
+    auto back = load_model({.recipe = &again, .registry = work.registry.get()});
+    const ReplayComparison result = compare_replay(*replay, logits_of(*back), replay_tolerance(model.precision.compute));
+    log_info("verification: " + result.to_text());
+    out.set("verified", result.same()), out.set("max_difference", result.max_difference);
+    if (!result.same()) fail(ErrorCode::Data, "the exported model answers otherwise than the one in memory: ", result.to_text());
+  }
+  return out;
+}
+
+Value Session::export_to(const std::filesystem::path& folder, const std::string& format, bool merge, bool verify) {
+  return impl_->export_model(impl_->work.load(false, false), folder, format, merge, verify);
+}
+
+Value Session::Impl::train(LoadedModel& model) {
+  const auto& section = *work.recipe.train;
+  std::unique_ptr<Objective> objective = work.registry->objective(section.objective).make(section.objective_options);
+  const TrainOutcome outcome = tenon::host::train({.model = &model, .objective = objective.get(), .recipe = &work.recipe, .plugins = work.registry->loaded()});
+  if (outcome.interrupted) fail(ErrorCode::Interrupted, "stopped after step ", outcome.steps, " of ", outcome.total_steps, "; what was trained is saved in '", work.recipe.output_dir->string(), "'");
+  Value out = Value::table();
+  out.set("steps", outcome.steps), out.set("first_loss", outcome.first_loss), out.set("last_loss", outcome.last_loss);
+  out.set("first_eval_loss", Value(outcome.first_eval_loss)), out.set("last_eval_loss", Value(outcome.last_eval_loss)), out.set("seconds", outcome.seconds);
+  return out;
+}
+
+Value Session::Impl::run() {
+  const Recipe& recipe = work.recipe;
+  const bool trains = recipe.train.has_value(), shows = !recipe.generate.prompts.empty();
+  LoadedModel& model = work.load(trains, trains || shows);
+  Value out = Value::table();
+  if (shows) out.set("before", show_prompts(model, trains ? "before training" : "generated"));
+  if (trains) {
+    out.set("train", train(model));
+    if (shows) out.set("after", show_prompts(model, "after training"));
+  }
+  if (recipe.export_) {
+    std::filesystem::path to = recipe.export_->to;
+    if (to.empty()) to = recipe.output_dir ? *recipe.output_dir / "export" : std::filesystem::path("export");
+    out.set("export", export_model(model, to, recipe.export_->format, recipe.export_->merge, recipe.export_->verify));
+  }
+  return out;
+}
+
+Value Session::run() { return impl_->run(); }
+
+}  // namespace tenon

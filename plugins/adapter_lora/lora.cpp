@@ -1,0 +1,211 @@
+#include "lora.h"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
+
+#include <cmath>
+#include <map>
+#include <set>
+
+#include "targets.h"
+
+namespace tenon::lora {
+
+namespace {
+
+constexpr const char* kPrefix = "base_model.model.";
+
+// Names of a target's tensors in the file; PEFT puts no ".weight" behind those of embeddings and magnitudes.
+struct Names {
+  std::string a, b, magnitude;
+};
+Names names_of(const SlotSpec& slot) {
+  const std::string path = kPrefix + slot.path;
+  if (slot.kind == SlotKind::Embedding) return {path + ".lora_embedding_A", path + ".lora_embedding_B", ""};
+  return {path + ".lora_A.weight", path + ".lora_B.weight", path + ".lora_magnitude_vector"};
+}
+
+std::string shape_text(at::IntArrayRef shape) {
+  std::string text = "[";
+  for (size_t i = 0; i < shape.size(); ++i) text += (i ? ", " : "") + std::to_string(shape[i]);
+  return text + "]";
+}
+
+// Module paths under which files may know a slot: its own, those of its layouts in checkpoints, and either with or without the outer "model."
+// (an adapter trained on the bare backbone lacks it).
+std::vector<std::string> known_paths(const SlotSpec& slot) {
+  std::vector<std::string> paths{slot.path};
+  for (const auto& source : slot.sources)
+    if (source.pieces.size() == 1 && !source.stack)
+      if (const std::string& tensor = source.pieces[0].tensor; tensor.ends_with(".weight")) paths.push_back(tensor.substr(0, tensor.size() - 7));
+  for (size_t i = 0, n = paths.size(); i < n; ++i)
+    if (paths[i].starts_with("model.")) paths.push_back(paths[i].substr(6));
+  return paths;
+}
+
+// "base_model.model.x.lora_A.default.weight" (a raw state dict) -> "x.lora_A.weight".
+std::string plain_key(std::string key) {
+  if (key.starts_with(kPrefix)) key = key.substr(std::string(kPrefix).size());
+  for (const char* part : {".lora_A.", ".lora_B.", ".lora_embedding_A.", ".lora_embedding_B.", ".lora_magnitude_vector."}) {
+    const size_t at = key.find(std::string(part) + "default");
+    if (at == std::string::npos) continue;
+    const size_t begin = at + std::string(part).size() - 1;
+    key.erase(begin, std::string(".default").size());
+  }
+  if (key.ends_with(".lora_magnitude_vector.weight")) key.resize(key.size() - 7);
+  return key;
+}
+
+}  // namespace
+
+Lora::Lora(const LoraOptions& options) : options_(options) {
+  require_served(options_);
+  if (options_.init_lora_weights.is_string() && options_.init_lora_weights.as_string() == "default") options_.init_lora_weights = true;
+}
+
+std::vector<std::string> Lora::targets(const Blueprint& blueprint) const {
+  TargetSet found = find_targets(options_, blueprint, !saved_config_.is_null());
+  if (options_.use_dora)
+    for (const auto& path : found.paths)
+      if (const SlotSpec* slot = blueprint.find_slot(path); slot && slot->kind == SlotKind::Embedding)
+        fail(ErrorCode::Recipe, "use_dora on the embedding '", path, "' is not served yet: leave it out of target_modules");
+  config_names_ = std::move(found.names);
+  return std::move(found.paths);
+}
+
+std::vector<TensorSpec> Lora::parameters(const SlotSpec& slot) const {
+  const int64_t r = rank_of(options_, slot.path);
+  const Names names = names_of(slot);
+  if (slot.kind == SlotKind::Embedding) return {{names.a, {r, slot.out}, at::kFloat}, {names.b, {slot.in, r}, at::kFloat}};
+  std::vector<TensorSpec> specs{{names.a, {r, slot.in}, at::kFloat}, {names.b, {slot.out, r}, at::kFloat}};
+  if (options_.use_dora) specs.push_back({names.magnitude, {slot.out}, at::kFloat});
+  return specs;
+}
+
+void Lora::initialise(LowRank& update, bool is_embedding) const {
+  at::NoGradGuard no_grad;
+  const Value& init = options_.init_lora_weights;
+  // Drawn on the CPU, so that a start does not depend on where the layer lives.
+  auto draw_normal = [](at::Tensor& t, double deviation) { t.copy_(at::empty(t.sizes()).normal_(0, deviation)); };
+  auto draw_uniform = [](at::Tensor& t) {
+    // Kaiming's bound with a = sqrt(5) is 1 / sqrt(inputs).
+    const double bound = 1 / std::sqrt(static_cast<double>(t.size(1)));
+    t.copy_(at::empty(t.sizes()).uniform_(-bound, bound));
+  };
+  const bool is_random_update = init.is_bool() && !init.as_bool();
+  if (is_embedding) {
+    if (is_random_update) draw_normal(update.a, 1);
+    draw_normal(update.b, 1);
+    return;
+  }
+  if (init.is_string()) draw_normal(update.a, 1.0 / static_cast<double>(update.a.size(0)));
+  else draw_uniform(update.a);
+  if (is_random_update) draw_uniform(update.b);
+}
+
+std::shared_ptr<Filler> Lora::wrap(const SlotSpec& slot, std::shared_ptr<Filler> base, at::Device device, bool trainable) {
+  const bool is_embedding = slot.kind == SlotKind::Embedding;
+  const auto specs = parameters(slot);
+  LowRank update;
+  update.scaling = scaling_of(options_, slot.path);
+  update.dropout = options_.lora_dropout;
+  update.a = at::zeros(specs[0].shape, at::TensorOptions(device).dtype(at::kFloat));
+  update.b = at::zeros(specs[1].shape, at::TensorOptions(device).dtype(at::kFloat));
+  initialise(update, is_embedding);
+  if (specs.size() > 2) update.magnitude = at::zeros(specs[2].shape, update.a.options());
+  std::shared_ptr<Filler> filler;
+  if (is_embedding) filler = std::make_shared<LoraEmbedding>(base, update, switches_);
+  else {
+    auto linear = std::make_shared<LoraLinear>(base, update, switches_);
+    if (update.magnitude.defined()) linear->start_magnitude();
+    filler = linear;
+  }
+  for (const at::Tensor& leaf : {update.a, update.b, update.magnitude})
+    if (leaf.defined()) leaf.set_requires_grad(trainable);
+  targets_.push_back({slot, update, std::move(base)});
+  return filler;
+}
+
+std::vector<AdapterParameter> Lora::state() const {
+  std::vector<AdapterParameter> parameters;
+  for (const auto& target : targets_) {
+    const Names names = names_of(target.slot);
+    parameters.push_back({names.a, target.update.a});
+    parameters.push_back({names.b, target.update.b});
+    if (target.update.magnitude.defined()) parameters.push_back({names.magnitude, target.update.magnitude});
+  }
+  return parameters;
+}
+
+Value Lora::config(const std::string& base_model) const { return write_peft_config(options_, config_names_, base_model, saved_config_); }
+
+void Lora::configure(const Value& saved_config) {
+  options_ = read_peft_config(saved_config, options_);
+  require_served(options_);
+  saved_config_ = saved_config;
+}
+
+void Lora::load(const TensorSource& weights) {
+  at::NoGradGuard no_grad;
+  constexpr size_t kListed = 12;
+  std::vector<std::string> problems;
+  std::map<std::string, std::pair<std::string, at::Tensor>> places;  // plain key -> name as written, tensor
+  std::map<std::string, const Target*> bases;                       // plain key of a saved copy of the base weight
+  std::set<std::string> missing;
+  for (const auto& target : targets_) {
+    const Names names = names_of(target.slot);
+    auto offer = [&](const std::string& name, const at::Tensor& tensor) {
+      if (!tensor.defined()) return;
+      missing.insert(name);
+      const std::string tail = name.substr(std::string(kPrefix).size() + target.slot.path.size());
+      for (const auto& path : known_paths(target.slot)) places.emplace(path + tail, std::pair{name, tensor});
+    };
+    offer(names.a, target.update.a);
+    offer(names.b, target.update.b);
+    offer(names.magnitude, target.update.magnitude);
+    for (const auto& path : known_paths(target.slot)) bases.emplace(path + ".base_layer.weight", &target);
+  }
+  for (const auto& key : weights.names()) {
+    const std::string plain = plain_key(key);
+    if (auto place = places.find(plain); place != places.end()) {
+      const auto& [name, tensor] = place->second;
+      const TensorSpec spec = weights.spec(key);
+      if (!missing.erase(name)) problems.push_back(concat("'", key, "' comes twice"));
+      else if (at::IntArrayRef(spec.shape) != tensor.sizes())
+        problems.push_back(concat("'", key, "' is ", shape_text(spec.shape), ", expected ", shape_text(tensor.sizes())));
+      else tensor.copy_(weights.read(key));
+    } else if (auto base = bases.find(plain); base != bases.end()) {
+      // PEFT keeps a copy of targeted embeddings and heads. It must be the weight that is here already, up to bfloat16's rounding.
+      const at::Tensor copy = weights.read(key).to(at::kFloat);
+      const SlotSpec& slot = base->second->slot;
+      if (copy.sizes() != at::IntArrayRef({slot.out, slot.in})) problems.push_back(concat("'", key, "' is ", shape_text(copy.sizes()), ", the model's weight is [", slot.out, ", ", slot.in, "]"));
+      else {
+        const at::Tensor own = base->second->base->dense_rows(at::kFloat, 0, slot.out).to(at::kCPU);
+        if ((copy - own).abs().sub_(own.abs(), 1.0 / 128).max().item<float>() > 1e-6F) problems.push_back(concat("'", key, "' is another weight than the model's"));
+      }
+    } else {
+      problems.push_back(concat("'", key, "' has no place in this model"));
+    }
+  }
+  for (const auto& name : missing) problems.push_back(concat("'", name, "' is missing"));
+  if (problems.empty()) return;
+  std::string text;
+  for (size_t i = 0; i < problems.size() && i < kListed; ++i) text += "\n  " + problems[i];
+  if (problems.size() > kListed) text += concat("\n  and ", problems.size() - kListed, " more");
+  fail(ErrorCode::Data, "the adapter does not fit the model:", text);
+}
+
+const Lora::Target* Lora::find(const std::string& path) const {
+  for (const auto& target : targets_)
+    if (target.slot.path == path) return &target;
+  return nullptr;
+}
+
+at::Tensor Lora::merge(const SlotSpec& slot, const at::Tensor& weight) const {
+  const Target* target = find(slot.path);
+  return target ? merged(target->update, slot.kind == SlotKind::Embedding, weight) : weight;
+}
+
+}  // namespace tenon::lora

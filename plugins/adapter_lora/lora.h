@@ -1,0 +1,45 @@
+#pragma once
+// LoRA (Hu et al., arXiv:2106.09685) with PEFT's options, files and parameter names; rank-stabilised scaling (arXiv:2312.03732) and
+// DoRA (arXiv:2402.09353) as PEFT has them.
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "lora_filler.h"
+#include "options.h"
+#include "tenon/adapter.h"
+
+namespace tenon::lora {
+
+class Lora final : public Adapter {
+ public:
+  explicit Lora(const LoraOptions& options);
+
+  std::vector<std::string> targets(const Blueprint& blueprint) const override;
+  std::vector<TensorSpec> parameters(const SlotSpec& slot) const override;
+  std::shared_ptr<Filler> wrap(const SlotSpec& slot, std::shared_ptr<Filler> base, at::Device device, bool trainable) override;
+  std::vector<AdapterParameter> state() const override;
+  void set_enabled(bool enabled) override { switches_->enabled = enabled; }
+  void set_training(bool training) override { switches_->training = training; }
+  Value config(const std::string& base_model) const override;
+  void configure(const Value& saved_config) override;
+  void load(const TensorSource& weights) override;
+  at::Tensor merge(const SlotSpec& slot, const at::Tensor& weight) const override;
+
+ private:
+  struct Target {
+    SlotSpec slot;
+    LowRank update;
+    std::shared_ptr<Filler> base;
+  };
+  const Target* find(const std::string& path) const;
+  void initialise(LowRank& update, bool is_embedding) const;
+
+  LoraOptions options_;
+  Value saved_config_;
+  std::shared_ptr<Switches> switches_ = std::make_shared<Switches>();
+  std::vector<Target> targets_;
+  mutable std::vector<std::string> config_names_;  // of the last targets(): adapter_config.json names them
+};
+
+}  // namespace tenon::lora

@@ -1,0 +1,211 @@
+#include "targets.h"
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <regex>
+#include <set>
+
+namespace tenon::lora {
+
+namespace {
+
+std::regex compile(const std::string& pattern, const char* option) {
+  try {
+    return std::regex(pattern, std::regex::ECMAScript | std::regex::optimize);
+  } catch (const std::regex_error& error) {
+    fail(ErrorCode::Recipe, option, ": '", pattern, "' is not a regular expression that this program understands (", error.what(), ")");
+  }
+}
+
+bool ends_with_name(const std::string& path, const std::string& name) {
+  return path == name || (path.size() > name.size() && path.ends_with(name) && path[path.size() - name.size() - 1] == '.');
+}
+
+// A string is a regular expression on the whole path, a list names modules or their ends.
+class ModuleRule {
+ public:
+  ModuleRule(const Value& value, const char* option) {
+    if (value.is_string()) pattern_ = compile(value.as_string(), option), is_pattern_ = true;
+    else if (value.is_list())
+      for (const auto& item : value.as_list()) names_.push_back(item.as_string());
+  }
+  bool matches(const std::string& path) const {
+    if (is_pattern_) return std::regex_match(path, pattern_);
+    return std::any_of(names_.begin(), names_.end(), [&](const std::string& name) { return ends_with_name(path, name); });
+  }
+
+ private:
+  bool is_pattern_ = false;
+  std::regex pattern_;
+  std::vector<std::string> names_;
+};
+
+// layers_to_transform: the first number between dots that layers_pattern allows must be among the indices.
+class LayerRule {
+ public:
+  explicit LayerRule(const LoraOptions& options) {
+    const Value& layers = options.layers_to_transform;
+    if (layers.is_int()) indices_.insert(layers.as_int());
+    else if (layers.is_list())
+      for (const auto& layer : layers.as_list()) indices_.insert(layer.as_int());
+    std::vector<std::string> names;
+    if (options.layers_pattern.is_string() && !options.layers_pattern.as_string().empty()) names = {options.layers_pattern.as_string()};
+    else if (options.layers_pattern.is_list())
+      for (const auto& name : options.layers_pattern.as_list()) names.push_back(name.as_string());
+    if (names.empty()) patterns_.push_back(compile(R"(.*?\.[^.]*\.(\d+)\..*)", "layers_pattern"));
+    for (const auto& name : names) patterns_.push_back(compile("(?:.*?\\.)?(?:" + name + ")\\.(\\d+)\\..*", "layers_pattern"));
+  }
+  bool allows(const std::string& path) const {
+    if (indices_.empty()) return true;
+    for (const auto& pattern : patterns_)
+      if (std::smatch match; std::regex_match(path, match, pattern)) return indices_.count(std::stoll(match[1])) > 0;
+    return false;
+  }
+
+ private:
+  std::set<int64_t> indices_;
+  std::vector<std::regex> patterns_;
+};
+
+size_t edit_distance(const std::string& a, const std::string& b) {
+  std::vector<size_t> row(b.size() + 1);
+  for (size_t j = 0; j <= b.size(); ++j) row[j] = j;
+  for (size_t i = 1; i <= a.size(); ++i) {
+    size_t diagonal = row[0];
+    row[0] = i;
+    for (size_t j = 1; j <= b.size(); ++j) {
+      const size_t substituted = diagonal + (a[i - 1] != b[j - 1]);
+      diagonal = row[j];
+      row[j] = std::min({row[j] + 1, row[j - 1] + 1, substituted});
+    }
+  }
+  return row[b.size()];
+}
+
+std::string last_name(const std::string& path) { return path.substr(path.rfind('.') + 1); }
+
+// Last components of the paths, the nearest to `name` first.
+std::string known_names(const Blueprint& blueprint, const std::string& name) {
+  std::set<std::string> distinct;
+  for (const auto& slot : blueprint.slots)
+    if (slot.kind != SlotKind::Experts) distinct.insert(last_name(slot.path));
+  std::vector<std::string> names(distinct.begin(), distinct.end());
+  const std::string wanted = last_name(name);
+  std::stable_sort(names.begin(), names.end(), [&](const auto& a, const auto& b) { return edit_distance(wanted, a) < edit_distance(wanted, b); });
+  std::string text;
+  for (size_t i = 0; i < names.size() && i < 10; ++i) text += (i ? ", " : "") + names[i];
+  return text;
+}
+
+const Value& default_targets(const std::string& model_type) {
+  // PEFT's table for the model types whose choice is not a matter of taste here; others must say.
+  static const std::map<std::string, Value> table = [] {
+    const Value query_value(std::vector<std::string>{"q_proj", "v_proj"});
+    std::map<std::string, Value> t;
+    for (const char* type : {"llama", "llama4", "mistral", "mixtral", "stablelm", "gemma", "gemma2", "gemma3_text", "qwen2", "qwen3", "opt", "gptj", "gpt_neo", "bart"}) t[type] = query_value;
+    t["phi"] = Value(std::vector<std::string>{"q_proj", "v_proj", "fc1", "fc2"});
+    t["gpt2"] = t["gpt_bigcode"] = Value(std::vector<std::string>{"c_attn"});
+    t["bloom"] = t["gpt_neox"] = t["falcon"] = Value(std::vector<std::string>{"query_key_value"});
+    t["nemotron_h"] = Value(std::vector<std::string>{"q_proj", "k_proj", "v_proj", "o_proj"});
+    return t;
+  }();
+  auto it = table.find(model_type);
+  if (it == table.end()) fail(ErrorCode::Recipe, "target_modules has no default for model_type '", model_type, "': give \"all-linear\" or a list");
+  return it->second;
+}
+
+// PEFT writes long lists as the shortest ends of paths that tell the targets from all other modules.
+std::vector<std::string> shortest_names(const std::vector<std::string>& targets, const Blueprint& blueprint) {
+  constexpr size_t kLongList = 20;
+  if (targets.size() < kLongList) return targets;
+  const std::set<std::string> chosen(targets.begin(), targets.end());
+  std::set<std::string> other_ends;
+  auto add_ends = [&](const std::string& path) {
+    other_ends.insert(path);
+    for (size_t dot = path.find('.'); dot != std::string::npos; dot = path.find('.', dot + 1)) other_ends.insert(path.substr(dot + 1));
+  };
+  auto add_with_parents = [&](const std::string& path, bool itself) {
+    if (itself) add_ends(path);
+    for (size_t dot = path.rfind('.'); dot != std::string::npos; dot = dot == 0 ? std::string::npos : path.rfind('.', dot - 1)) add_ends(path.substr(0, dot));
+  };
+  for (const auto& slot : blueprint.slots) add_with_parents(slot.path, !chosen.count(slot.path));
+  for (const auto& tensor : blueprint.tensors) add_with_parents(tensor.path, false);
+  std::vector<std::string> names;
+  for (const auto& path : targets) {
+    if (std::any_of(names.begin(), names.end(), [&](const auto& name) { return ends_with_name(path, name); })) continue;
+    size_t at = path.rfind('.');
+    std::string end = path.substr(at + 1);
+    while (at != std::string::npos && other_ends.count(end)) {
+      at = at == 0 ? std::string::npos : path.rfind('.', at - 1);
+      end = at == std::string::npos ? path : path.substr(at + 1);
+    }
+    names.push_back(end);
+  }
+  return names;
+}
+
+const Value* first_match(const Value& patterns, const std::string& path, const char* option) {
+  if (!patterns.is_table()) return nullptr;
+  for (const auto& [key, value] : patterns.as_table())
+    if (std::regex_match(path, compile("(?:.*\\.)?(?:" + key + ")", option))) return &value;
+  return nullptr;
+}
+
+}  // namespace
+
+TargetSet find_targets(const LoraOptions& options, const Blueprint& blueprint, bool saved) {
+  const bool is_default = options.target_modules.is_null();
+  const Value& wanted = is_default ? default_targets(blueprint.model_type) : options.target_modules;
+  const bool all_linear = wanted.is_string() && wanted.as_string() == "all-linear";
+  const ModuleRule include(all_linear ? Value() : wanted, "target_modules");
+  const ModuleRule exclude(options.exclude_modules, "exclude_modules");
+  const LayerRule layers(options);
+
+  TargetSet found;
+  for (const auto& slot : blueprint.slots) {
+    const bool is_linear = slot.kind == SlotKind::Linear && slot.count == 1;
+    const bool is_match = all_linear ? is_linear && slot.role != SlotRole::OutputHead : include.matches(slot.path);
+    if (!is_match || exclude.matches(slot.path) || (wanted.is_list() && !layers.allows(slot.path))) continue;
+    if (slot.kind == SlotKind::Experts || slot.count != 1)
+      fail(ErrorCode::Recipe, "target_modules names '", slot.path, "', whose weights are experts: they are not served yet");
+    found.paths.push_back(slot.path);
+  }
+  if (wanted.is_list() && !saved)
+    for (const auto& item : wanted.as_list()) {
+      const std::string& name = item.as_string();
+      if (std::none_of(blueprint.slots.begin(), blueprint.slots.end(), [&](const auto& slot) { return ends_with_name(slot.path, name); }))
+        fail(ErrorCode::Recipe, "target_modules: no module is named '", name, "'; there are ", known_names(blueprint, name));
+    }
+  if (found.paths.empty()) {
+    std::string text = "nothing";
+    if (wanted.is_string()) text = "'" + wanted.as_string() + "'";
+    else if (wanted.is_list()) {
+      text.clear();
+      for (const auto& item : wanted.as_list()) text += (text.empty() ? "'" : ", '") + item.as_string() + "'";
+    }
+    fail(ErrorCode::Recipe, "target_modules ", text, " leaves no module to adapt", options.exclude_modules.is_null() ? "" : " after exclude_modules", "; there are ",
+         known_names(blueprint, wanted.is_string() ? wanted.as_string() : ""));
+  }
+  if (all_linear) found.names = shortest_names(found.paths, blueprint);
+  else if (wanted.is_list())
+    for (const auto& item : wanted.as_list()) found.names.push_back(item.as_string());
+  return found;
+}
+
+int64_t rank_of(const LoraOptions& options, const std::string& path) {
+  const Value* match = first_match(options.rank_pattern, path, "rank_pattern");
+  return match ? match->as_int() : options.r;
+}
+
+double alpha_of(const LoraOptions& options, const std::string& path) {
+  const Value* match = first_match(options.alpha_pattern, path, "alpha_pattern");
+  return match ? match->as_float() : options.lora_alpha;
+}
+
+double scaling_of(const LoraOptions& options, const std::string& path) {
+  const auto r = static_cast<double>(rank_of(options, path));
+  return alpha_of(options, path) / (options.use_rslora ? std::sqrt(r) : r);
+}
+
+}  // namespace tenon::lora

@@ -1,0 +1,25 @@
+#pragma once
+// Which slots get an update, and of which rank: PEFT's matching rules.
+#include <string>
+#include <vector>
+
+#include "options.h"
+#include "tenon/blueprint.h"
+
+namespace tenon::lora {
+
+struct TargetSet {
+  std::vector<std::string> paths;  // blueprint order
+  std::vector<std::string> names;  // what adapter_config.json names instead of "all-linear" or a default
+};
+
+// saved: the options come from a file, whose list may name modules that this model does not have.
+// Error(Recipe) for a name that matches nothing, for an invalid regular expression and for a match that is no linear layer or embedding.
+TargetSet find_targets(const LoraOptions& options, const Blueprint& blueprint, bool saved);
+
+// Rank and alpha of one path after the patterns.
+int64_t rank_of(const LoraOptions& options, const std::string& path);
+double alpha_of(const LoraOptions& options, const std::string& path);
+double scaling_of(const LoraOptions& options, const std::string& path);
+
+}  // namespace tenon::lora

@@ -1,0 +1,205 @@
+#include "targets.h"
+
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <functional>
+
+using namespace tenon;
+using namespace tenon::lora;
+
+namespace {
+
+Blueprint two_layers(int layers = 2) {
+  Blueprint blueprint;
+  blueprint.model_type = "llama";
+  auto add = [&](std::string path, SlotKind kind = SlotKind::Linear, SlotRole role = SlotRole::Inner) {
+    SlotSpec slot;
+    slot.path = std::move(path);
+    slot.kind = kind;
+    slot.role = role;
+    slot.out = slot.in = 8;
+    blueprint.slots.push_back(std::move(slot));
+  };
+  add("model.embed_tokens", SlotKind::Embedding, SlotRole::InputEmbedding);
+  for (int i = 0; i < layers; ++i)
+    for (const char* name : {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"})
+      add(concat("model.layers.", i, ".", name));
+  add("lm_head", SlotKind::Linear, SlotRole::OutputHead);
+  return blueprint;
+}
+
+Value list(std::vector<std::string> names) { return Value(names); }
+
+std::vector<std::string> found(const Value& targets, const std::function<void(LoraOptions&)>& change = nullptr) {
+  LoraOptions options;
+  options.target_modules = targets;
+  if (change) change(options);
+  return find_targets(options, two_layers(), false).paths;
+}
+
+std::string error_of(const std::function<void()>& body) {
+  try {
+    body();
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "no error";
+}
+
+using Paths = std::vector<std::string>;
+
+}  // namespace
+
+TEST_CASE("absent targets are PEFT's for the model type") {
+  CHECK(found({}) == Paths{"model.layers.0.self_attn.q_proj", "model.layers.0.self_attn.v_proj", "model.layers.1.self_attn.q_proj", "model.layers.1.self_attn.v_proj"});
+  Blueprint other = two_layers();
+  other.model_type = "novel";
+  CHECK(error_of([&] { find_targets({}, other, false); }).find("no default for model_type 'novel'") != std::string::npos);
+}
+
+TEST_CASE("all-linear is every linear layer but the head") {
+  const Paths paths = found("all-linear");
+  CHECK(paths.size() == 14);
+  CHECK(paths.front() == "model.layers.0.self_attn.q_proj");
+  CHECK(paths.back() == "model.layers.1.mlp.down_proj");
+}
+
+TEST_CASE("names match whole paths or their ends at a dot") {
+  CHECK(found(list({"q_proj"})).size() == 2);
+  CHECK(found(list({"layers.1.self_attn.q_proj", "embed_tokens", "lm_head"})) == Paths{"model.embed_tokens", "model.layers.1.self_attn.q_proj", "lm_head"});
+  CHECK(error_of([] { found(list({"q_proj", "proj"})); }).find("no module is named 'proj'; there are ") != std::string::npos);
+  CHECK(error_of([] { found(list({"gate_porj"})); }).find("there are gate_proj, ") != std::string::npos);
+}
+
+TEST_CASE("a regular expression must match the whole path") {
+  CHECK(found(".*\\.0\\..*(q|k)_proj") == Paths{"model.layers.0.self_attn.q_proj", "model.layers.0.self_attn.k_proj"});
+  CHECK(error_of([] { found("q_proj"); }).find("leaves no module to adapt") != std::string::npos);
+  CHECK(error_of([] { found("(q_proj"); }).find("not a regular expression") != std::string::npos);
+}
+
+TEST_CASE("excluded modules and other layers are left out") {
+  CHECK(found("all-linear", [](LoraOptions& o) { o.exclude_modules = list({"mlp.up_proj", "q_proj"}); }).size() == 10);
+  CHECK(found("all-linear", [](LoraOptions& o) { o.exclude_modules = ".*mlp.*"; }).size() == 8);
+  CHECK(found(list({"q_proj"}), [](LoraOptions& o) { o.layers_to_transform = 1; }) == Paths{"model.layers.1.self_attn.q_proj"});
+  CHECK(found(list({"q_proj"}), [](LoraOptions& o) { o.layers_to_transform = Value(std::vector<int64_t>{0}), o.layers_pattern = "layers"; }) == Paths{"model.layers.0.self_attn.q_proj"});
+  CHECK(error_of([] { found(list({"q_proj"}), [](LoraOptions& o) { o.layers_to_transform = 0, o.layers_pattern = "h"; }); }).find("leaves no module") != std::string::npos);
+}
+
+TEST_CASE("the first matching pattern in file order gives rank and alpha") {
+  LoraOptions options;
+  options.r = 8;
+  options.lora_alpha = 16;
+  options.rank_pattern.set("layers.1.self_attn.q_proj", 2);
+  options.rank_pattern.set("q_proj", 4);
+  options.rank_pattern.set(".*layers.0.*", 32);
+  options.alpha_pattern.set("(q|k)_proj", 3);
+  CHECK(rank_of(options, "model.layers.1.self_attn.q_proj") == 2);
+  CHECK(rank_of(options, "model.layers.0.self_attn.q_proj") == 4);
+  CHECK(rank_of(options, "model.layers.0.self_attn.k_proj") == 32);
+  CHECK(rank_of(options, "model.layers.1.self_attn.xq_proj") == 8);  // the border is a dot
+  CHECK(alpha_of(options, "model.layers.1.self_attn.k_proj") == 3);
+  CHECK(scaling_of(options, "model.layers.1.self_attn.q_proj") == 1.5);
+  options.use_rslora = true;
+  CHECK(scaling_of(options, "model.layers.0.self_attn.q_proj") == 1.5);
+}
+
+TEST_CASE("long lists are written as the shortest names that tell targets from the rest") {
+  LoraOptions options;
+  options.target_modules = "all-linear";
+  CHECK(find_targets(options, two_layers(2), false).names.size() == 14);
+  CHECK(find_targets(options, two_layers(3), false).names == Paths{"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"});
+  options.exclude_modules = list({"layers.0.mlp.up_proj"});
+  const Paths names = find_targets(options, two_layers(3), false).names;
+  CHECK(std::find(names.begin(), names.end(), "up_proj") == names.end());
+  CHECK(std::find(names.begin(), names.end(), "1.mlp.up_proj") != names.end());
+}
+
+TEST_CASE("a fresh config has PEFT's keys in its order") {
+  LoraOptions options;
+  options.lora_alpha = 16;
+  const Value config = write_peft_config(options, {"a", "b"}, "base", {});
+  // As PEFT 0.21.2 writes them.
+  const Paths keys{"alora_invocation_tokens", "alpha_pattern", "arrow_config", "auto_mapping", "base_model_name_or_path", "bias", "corda_config", "ensure_weight_tying",
+                   "eva_config", "exclude_modules", "fan_in_fan_out", "inference_mode", "init_lora_weights", "kasa_config", "layer_replication", "layers_pattern",
+                   "layers_to_transform", "loftq_config", "lora_alpha", "lora_bias", "lora_dropout", "lora_ga_config", "megatron_config", "megatron_core",
+                   "modules_to_save", "monteclora_config", "peft_type", "peft_version", "qalora_group_size", "r", "rank_pattern", "revision", "target_modules",
+                   "target_parameters", "task_type", "trainable_token_indices", "use_bdlora", "use_dora", "use_qalora", "use_rslora", "velora_config"};
+  Paths written;
+  for (const auto& [key, value] : config.as_table()) written.push_back(key);
+  CHECK(written == keys);
+  CHECK(config.at("lora_alpha").is_int());
+  CHECK(config.at("target_modules") == list({"a", "b"}));
+  CHECK(config.at("base_model_name_or_path").as_string() == "base");
+  CHECK(config.at("inference_mode").as_bool());
+}
+
+TEST_CASE("an older config with few keys is read with PEFT's defaults") {
+  Value saved;
+  saved.set("peft_type", "LORA");
+  saved.set("r", 64);
+  saved.set("lora_alpha", 16);
+  saved.set("lora_dropout", 0.1);
+  saved.set("target_modules", list({"q_proj", "v_proj"}));
+  saved.set("modules_to_save", Value());
+  saved.set("enable_lora", Value());
+  const LoraOptions options = read_peft_config(saved, {});
+  CHECK(options.r == 64);
+  CHECK(options.lora_alpha == 16);
+  CHECK(options.lora_dropout == 0.1);
+  CHECK_FALSE(options.use_rslora);
+  // What the file said besides stays, in its order.
+  const Value again = write_peft_config(options, {}, "base", saved);
+  CHECK(again.as_table().front().first == "peft_type");
+  CHECK(again.find("enable_lora") != nullptr);
+  CHECK(again.at("r").as_int() == 64);
+}
+
+TEST_CASE("keys that change the mathematics are refused, all of them at once") {
+  Value saved;
+  saved.set("peft_type", "LORA");
+  saved.set("use_qalora", true);
+  saved.set("use_bdlora", Value());
+  saved.set("target_parameters", list({"experts"}));
+  saved.set("lora_bias", true);
+  saved.set("init_lora_weights", "pissa_niter_4");
+  saved.set("from_the_future", 1);
+  saved.set("bias", "all");
+  const std::string text = error_of([&] { read_peft_config(saved, {}); });
+  for (const char* key : {"'use_qalora'", "'target_parameters'", "'lora_bias'", "pissa_niter_4", "'from_the_future'", "bias is 'all'"}) {
+    INFO(text);
+    CHECK(text.find(key) != std::string::npos);
+  }
+  CHECK(text.find("use_bdlora") == std::string::npos);
+  Value other;
+  other.set("peft_type", "IA3");
+  CHECK(error_of([&] { read_peft_config(other, {}); }).find("peft_type is 'IA3', expected LORA") != std::string::npos);
+}
+
+TEST_CASE("a recipe that asks for another shape than the file has is refused, dropout is its own") {
+  Value saved;
+  saved.set("r", 8);
+  saved.set("lora_dropout", 0.1);
+  LoraOptions recipe;
+  recipe.r = 16;
+  CHECK(error_of([&] { read_peft_config(saved, recipe); }).find("r = 16 in the recipe, 8 in the adapter") != std::string::npos);
+  recipe.r = 8;
+  recipe.lora_dropout = 0.3;
+  recipe.target_modules = "all-linear";
+  CHECK(read_peft_config(saved, recipe).lora_dropout == 0.3);
+}
+
+TEST_CASE("what is not served yet says so") {
+  LoraOptions options;
+  options.bias = "all";
+  CHECK(error_of([&] { require_served(options); }).find("not served yet") != std::string::npos);
+  options = {};
+  options.modules_to_save = {"lm_head"};
+  CHECK(error_of([&] { require_served(options); }).find("not served yet") != std::string::npos);
+  for (const auto& row : lora_options().rows)
+    if (row.name == "init_lora_weights") {
+      CHECK(row.constraint.check(Value("loftq")).find("not served yet") != std::string::npos);
+      CHECK(row.constraint.check(Value("default")).empty());
+      CHECK(row.constraint.check(Value(false)).empty());
+    }
+}

@@ -1,0 +1,111 @@
+#include "blueprint.h"
+
+namespace tenon::llama {
+
+namespace {
+// Order of execution inside a block.
+enum Stage { kQueryKeyValue, kAttentionOutput, kGateUp, kDown };
+
+class Builder {
+ public:
+  explicit Builder(const DecoderConfig& config) : c_(config) {}
+
+  Blueprint build() {
+    b_.model_type = c_.family->model_type;
+    b_.vocab_size = c_.vocab_size, b_.hidden_size = c_.hidden, b_.context_length = c_.max_positions;
+    b_.stacks = {{"model.layers", c_.layers}};
+    b_.seams = {"embedding", "rotary", "attention", "norm", "activation", "mlp", "block", "loss"};
+    b_.ignorable = {R"(model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq)", R"(model\.rotary_emb\.inv_freq)"};
+
+    SlotSpec embedding = weight("model.embed_tokens", c_.vocab_size, c_.hidden, false);
+    embedding.kind = SlotKind::Embedding;
+    embedding.role = SlotRole::InputEmbedding;
+    // A tied file may hold its one matrix under either name.
+    if (c_.tied) embedding.sources.push_back(Source::rename("lm_head.weight"));
+    b_.slots.push_back(std::move(embedding));
+    for (int64_t i = 0; i < c_.layers; ++i) add_block(i);
+    norm("model.norm.weight", c_.hidden, -1);
+    SlotSpec head = weight("lm_head", c_.vocab_size, c_.hidden, false);
+    head.role = SlotRole::OutputHead;
+    head.partition = Partition::Column;
+    if (c_.tied) {
+      head.tied_to = "model.embed_tokens";
+      head.sources.clear();
+    }
+    b_.slots.push_back(std::move(head));
+
+    b_.block_activations = {activations()};
+    b_.cache_elements_per_token = static_cast<double>(2 * c_.layers * c_.kv_heads * c_.head_dim);
+    return std::move(b_);
+  }
+
+ private:
+  void add_block(int64_t i) {
+    const std::string block = concat("model.layers.", i), attention = block + ".self_attn", mlp = block + ".mlp";
+    const int64_t q = c_.heads * c_.head_dim, kv = c_.kv_heads * c_.head_dim;
+    norm(block + ".input_layernorm.weight", c_.hidden, i);
+    linear(attention + ".q_proj", q, c_.hidden, c_.qkv_bias, i, kQueryKeyValue, attention + ".qkv", Partition::Column);
+    linear(attention + ".k_proj", kv, c_.hidden, c_.qkv_bias, i, kQueryKeyValue, attention + ".qkv", Partition::Column);
+    linear(attention + ".v_proj", kv, c_.hidden, c_.qkv_bias, i, kQueryKeyValue, attention + ".qkv", Partition::Column);
+    if (c_.family->qk_norm) {
+      norm(attention + ".q_norm.weight", c_.head_dim, i);
+      norm(attention + ".k_norm.weight", c_.head_dim, i);
+    }
+    linear(attention + ".o_proj", c_.hidden, q, c_.out_bias, i, kAttentionOutput, "", Partition::Row);
+    norm(block + ".post_attention_layernorm.weight", c_.hidden, i);
+    linear(mlp + ".gate_proj", c_.intermediate, c_.hidden, c_.mlp_bias, i, kGateUp, mlp + ".gate_up", Partition::Column);
+    linear(mlp + ".up_proj", c_.intermediate, c_.hidden, c_.mlp_bias, i, kGateUp, mlp + ".gate_up", Partition::Column);
+    linear(mlp + ".down_proj", c_.hidden, c_.intermediate, c_.mlp_bias, i, kDown, "", Partition::Row);
+  }
+
+  SlotSpec weight(const std::string& path, int64_t out, int64_t in, bool bias) const {
+    SlotSpec slot;
+    slot.path = path;
+    slot.out = out, slot.in = in, slot.bias = bias;
+    slot.dtype = c_.dtype;
+    slot.sources = {Source::rename(path + ".weight")};
+    if (bias) slot.bias_sources = {Source::rename(path + ".bias")};
+    return slot;
+  }
+
+  void linear(const std::string& path, int64_t out, int64_t in, bool bias, int64_t block, int stage, std::string input_group, Partition partition) {
+    SlotSpec slot = weight(path, out, in, bias);
+    slot.stack = 0, slot.block = block, slot.stage = stage;
+    slot.input_group = std::move(input_group);
+    slot.partition = partition;
+    b_.slots.push_back(std::move(slot));
+  }
+
+  void norm(const std::string& path, int64_t width, int64_t block) {
+    DenseSpec tensor;
+    tensor.path = path;
+    tensor.shape = {width};
+    tensor.dtype = c_.dtype;
+    tensor.stack = block < 0 ? -1 : 0, tensor.block = block;
+    tensor.sources = {Source::rename(path)};
+    b_.tensors.push_back(std::move(tensor));
+  }
+
+  // What the operations of tenon/nn keep, the block's input apart (it is kept in any case).
+  ActivationCost activations() const {
+    const int64_t q = c_.heads * c_.head_dim, kv = c_.kv_heads * c_.head_dim;
+    ActivationCost cost;
+    // q and k after rotation, v, and attention's output; gate and up.
+    cost.compute = static_cast<double>(2 * q + 2 * kv + 2 * c_.intermediate);
+    // The hidden state between attention and mlp, one log-sum a head, and one scale for each norm.
+    cost.float32 = static_cast<double>(c_.hidden + c_.heads + 2);
+    if (c_.family->qk_norm) {
+      cost.compute += static_cast<double>(q + kv);
+      cost.float32 += static_cast<double>(c_.heads + c_.kv_heads);
+    }
+    return cost;
+  }
+
+  const DecoderConfig& c_;
+  Blueprint b_;
+};
+}  // namespace
+
+Blueprint make_blueprint(const DecoderConfig& config) { return Builder(config).build(); }
+
+}  // namespace tenon::llama

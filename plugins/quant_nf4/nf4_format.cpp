@@ -1,0 +1,160 @@
+// Files: bitsandbytes' layout of 4-bit weights inside safetensors, and its part of config.json.
+#include <ATen/ops/empty.h>
+#include <ATen/ops/from_blob.h>
+#include <ATen/ops/zeros.h>
+
+#include <cmath>
+#include <cstring>
+
+#include "nf4.h"
+#include "tenon/json.h"
+
+namespace tenon::nf4 {
+
+namespace {
+
+const char* python_name(at::ScalarType dtype) { return dtype == at::kFloat ? "float32" : dtype == at::kHalf ? "float16" : "bfloat16"; }
+
+at::ScalarType storage_dtype(const std::string& name) {
+  return name == "uint8" ? at::kByte : name == "float32" ? at::kFloat : name == "float16" ? at::kHalf : at::kBFloat16;
+}
+
+// Packed weights have one name in the file; fused or split layouts are not packed by bitsandbytes.
+std::string file_name(const SlotSpec& slot, const TensorSource* file) {
+  for (const Source& source : slot.sources)
+    if (source.pieces.size() == 1 && source.pieces[0].length < 0 && (!file || file->has(source.pieces[0].tensor))) return source.pieces[0].tensor;
+  return "";
+}
+
+at::Tensor floats(std::span<const float> values) { return at::from_blob(const_cast<float*>(values.data()), {static_cast<int64_t>(values.size())}, at::kFloat).clone(); }
+
+at::Tensor checked(const TensorSource& file, const std::string& name, at::ScalarType dtype, int64_t numel) {
+  if (!file.has(name)) fail(ErrorCode::Data, "tensor '", name, "' is missing: the packed weight cannot be read without it");
+  const at::Tensor t = file.read(name);
+  if (t.scalar_type() != dtype || t.numel() != numel)
+    fail(ErrorCode::Data, "tensor '", name, "' is ", c10::toString(t.scalar_type()), " with ", t.numel(), " elements, expected ", c10::toString(dtype), " with ", numel);
+  return t.contiguous();
+}
+
+void require_finite(const at::Tensor& t, const std::string& name) {
+  const float* v = t.const_data_ptr<float>();
+  for (int64_t i = 0; i < t.numel(); ++i)
+    if (!std::isfinite(v[i])) fail(ErrorCode::Data, "tensor '", name, "' holds ", v[i], " at ", i, ": the file is damaged");
+}
+
+void require_values(const at::Tensor& t, std::span<const float> expected, const std::string& name) {
+  if (std::memcmp(t.const_data_ptr(), expected.data(), expected.size_bytes()) != 0) fail(ErrorCode::Data, "tensor '", name, "' is not the code table of this format");
+}
+
+}  // namespace
+
+std::optional<Value> Quantizer4Bit::recognise(const Value& config) const {
+  if (config.string_or("quant_method", "") != "bitsandbytes" || !config.bool_or("load_in_4bit", config.bool_or("_load_in_4bit", false))) return std::nullopt;
+  if (config.string_or("bnb_4bit_quant_type", "fp4") != type_name()) return std::nullopt;
+  Value options = Value::table();
+  options.set("double_quant", config.bool_or("bnb_4bit_use_double_quant", false));
+  const std::string compute = config.string_or("bnb_4bit_compute_dtype", "float32");
+  options.set("compute_dtype", compute.rfind("torch.", 0) == 0 ? compute.substr(6) : compute);
+  const std::string storage = config.string_or("bnb_4bit_quant_storage", "uint8");
+  options.set("quant_storage", storage.rfind("torch.", 0) == 0 ? storage.substr(6) : storage);
+  return options;
+}
+
+std::vector<std::string> Quantizer4Bit::locate(const SlotSpec& slot, const TensorSource& file) const {
+  const std::string weight = file_name(slot, &file);
+  const std::string state = weight + ".quant_state.bitsandbytes__" + type_name();
+  if (weight.empty() || !file.has(state)) return {};
+  std::vector<std::string> names{weight, state, weight + ".absmax", weight + ".quant_map"};
+  if (options_.double_quant) names.insert(names.end(), {weight + ".nested_absmax", weight + ".nested_quant_map"});
+  return names;
+}
+
+Tensors Quantizer4Bit::unpack(const SlotSpec& slot, const TensorSource& file) const {
+  const std::string weight = file_name(slot, &file);
+  const std::string state_name = weight + ".quant_state.bitsandbytes__" + type_name();
+  const at::Tensor bytes = file.read(state_name);
+  if (bytes.scalar_type() != at::kByte) fail(ErrorCode::Data, "tensor '", state_name, "' is not the bytes of a JSON text");
+  const Value state = parse_json({static_cast<const char*>(bytes.const_data_ptr()), static_cast<size_t>(bytes.numel())}, state_name);
+  const int64_t block = state.int_or("blocksize", 0);
+  if (block != options_.block_size) fail(ErrorCode::Data, "'", weight, "' is packed in blocks of ", block, ", block_size is ", options_.block_size);
+  const bool nested = state.find_set("nested_blocksize") != nullptr;
+  if (nested != options_.double_quant) fail(ErrorCode::Data, "'", weight, "' is ", nested ? "" : "not ", "double-quantized, config.json says otherwise");
+  const Value expected_shape(std::vector<int64_t>{slot.out, slot.in});
+  if (!(state.at("shape") == expected_shape)) fail(ErrorCode::Data, "'", weight, "' is packed from shape ", to_json(state.at("shape")), ", expected ", to_json(expected_shape));
+
+  const at::Tensor stored = file.read(weight).contiguous();
+  const int64_t codes_bytes = code_bytes(slot.numel());
+  if (static_cast<int64_t>(stored.nbytes()) != codes_bytes) fail(ErrorCode::Data, "tensor '", weight, "' has ", stored.nbytes(), " bytes, expected ", codes_bytes);
+  at::Tensor codes = at::empty({codes_bytes, 1}, at::kByte);
+  std::memcpy(codes.mutable_data_ptr(), stored.const_data_ptr(), static_cast<size_t>(codes_bytes));
+  require_values(checked(file, weight + ".quant_map", at::kFloat, kCodes), code_values(codebook_), weight + ".quant_map");
+
+  const int64_t blocks = block_count(slot.numel(), block);
+  if (!nested) {
+    at::Tensor absmax = checked(file, weight + ".absmax", at::kFloat, blocks);
+    require_finite(absmax, weight + ".absmax");
+    return {codes, absmax.view({blocks})};
+  }
+  if (state.int_or("nested_blocksize", 0) != kNestedBlock) fail(ErrorCode::Data, "'", weight, "': nested blocks of ", state.int_or("nested_blocksize", 0), ", expected ", kNestedBlock);
+  require_values(checked(file, weight + ".nested_quant_map", at::kFloat, kNestedCodes), nested_code_values(), weight + ".nested_quant_map");
+  const at::Tensor absmax = checked(file, weight + ".absmax", at::kByte, blocks);
+  const at::Tensor nested_absmax = checked(file, weight + ".nested_absmax", at::kFloat, block_count(blocks, kNestedBlock));
+  require_finite(nested_absmax, weight + ".nested_absmax");
+  at::Tensor offset = at::empty({}, at::kFloat);
+  *offset.mutable_data_ptr<float>() = static_cast<float>(state.at("nested_offset").as_float());
+  require_finite(offset, state_name + " nested_offset");
+  return {codes, absmax.view({blocks}), nested_absmax.view({-1}), offset};
+}
+
+std::vector<NamedTensor> Quantizer4Bit::pack(const SlotSpec& slot, const Tensors& tensors) const {
+  const std::string weight = file_name(slot, nullptr);
+  if (weight.empty()) fail(ErrorCode::Data, "'", slot.path, "' has no file name of its own in this layout, packed weights need one");
+  Value state = Value::table();
+  state.set("quant_type", type_name());
+  state.set("blocksize", options_.block_size);
+  state.set("dtype", python_name(slot.dtype));
+  state.set("shape", Value(std::vector<int64_t>{slot.out, slot.in}));
+  std::vector<NamedTensor> out;
+  at::Tensor codes = tensors[0].cpu();
+  // Other storage dtypes show the same bytes under another name; a tail that does not fill an element is padded with zeros.
+  const at::ScalarType storage = storage_dtype(options_.quant_storage);
+  if (const int64_t element = static_cast<int64_t>(c10::elementSize(storage)); element > 1) {
+    at::Tensor padded = at::zeros({(codes.numel() + element - 1) / element, 1}, at::TensorOptions().dtype(storage));
+    std::memcpy(padded.mutable_data_ptr(), codes.const_data_ptr(), codes.nbytes());
+    codes = padded;
+  }
+  out.push_back({weight, codes});
+  out.push_back({weight + ".absmax", tensors[1].cpu()});
+  out.push_back({weight + ".quant_map", floats(code_values(codebook_))});
+  if (options_.double_quant) {
+    out.push_back({weight + ".nested_absmax", tensors[2].cpu()});
+    out.push_back({weight + ".nested_quant_map", floats(nested_code_values())});
+    state.set("nested_blocksize", int64_t{kNestedBlock});
+    state.set("nested_dtype", "float32");
+    state.set("nested_offset", static_cast<double>(*tensors[3].const_data_ptr<float>()));
+  }
+  const std::string text = to_json(state);
+  at::Tensor bytes = at::empty({static_cast<int64_t>(text.size())}, at::kByte);
+  std::memcpy(bytes.mutable_data_ptr(), text.data(), text.size());
+  out.push_back({weight + ".quant_state.bitsandbytes__" + type_name(), bytes});
+  return out;
+}
+
+Value Quantizer4Bit::quantization_config(const std::vector<std::string>& skipped_modules, at::ScalarType model_dtype) const {
+  const std::string compute = options_.compute_dtype == "auto" ? python_name(model_dtype) : options_.compute_dtype;
+  Value config = Value::table();
+  config.set("quant_method", "bitsandbytes");
+  config.set("_load_in_4bit", true), config.set("_load_in_8bit", false);
+  config.set("load_in_4bit", true), config.set("load_in_8bit", false);
+  config.set("bnb_4bit_compute_dtype", compute);
+  config.set("bnb_4bit_quant_storage", options_.quant_storage);
+  config.set("bnb_4bit_quant_type", type_name());
+  config.set("bnb_4bit_use_double_quant", options_.double_quant);
+  config.set("llm_int8_enable_fp32_cpu_offload", false);
+  config.set("llm_int8_has_fp16_weight", false);
+  config.set("llm_int8_skip_modules", skipped_modules.empty() ? Value() : Value(skipped_modules));
+  config.set("llm_int8_threshold", 6.0);
+  return config;
+}
+
+}  // namespace tenon::nf4

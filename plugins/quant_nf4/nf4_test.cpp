@@ -1,0 +1,144 @@
+#include "nf4.h"
+
+#include <ATen/CPUGeneratorImpl.h>
+#include <ATen/ops/equal.h>
+#include <ATen/ops/linear.h>
+#include <ATen/ops/matmul.h>
+#include <ATen/ops/randn.h>
+#include <ATen/ops/tensor.h>
+#include <ATen/ops/zeros.h>
+#include <doctest/doctest.h>
+
+#include <map>
+
+using namespace tenon;
+
+namespace {
+
+SlotSpec slot_of(int64_t out, int64_t in, at::ScalarType dtype = at::kFloat) {
+  return {.path = "model.layers.0.mlp.up_proj", .out = out, .in = in, .dtype = dtype, .sources = {Source::rename("model.layers.0.mlp.up_proj.weight")}};
+}
+
+struct MemoryFile final : TensorSource {
+  std::map<std::string, at::Tensor> tensors;
+  std::vector<std::string> names() const override {
+    std::vector<std::string> all;
+    for (const auto& [name, t] : tensors) all.push_back(name);
+    return all;
+  }
+  bool has(const std::string& name) const override { return tensors.count(name) > 0; }
+  TensorSpec spec(const std::string& name) const override { return {name, tensors.at(name).sizes().vec(), tensors.at(name).scalar_type()}; }
+  at::Tensor read(const std::string& name) const override { return tensors.at(name).clone(); }
+};
+
+double relative(const at::Tensor& a, const at::Tensor& b) { return (a - b).abs().max().item<double>() / b.abs().max().item<double>(); }
+
+}  // namespace
+
+TEST_CASE("panels of rows give the same tensors as the whole weight") {
+  for (bool nested : {false, true})
+    for (auto [out, in] : {std::pair{96, 128}, std::pair{37, 72}, std::pair{8, 344}, std::pair{5, 50}}) {
+      const nf4::Nf4 q({.double_quant = nested});
+      const SlotSpec slot = slot_of(out, in);
+      const at::Tensor w = at::randn({out, in});
+      const Tensors whole = q.quantize(slot, w, nullptr);
+      Tensors work = q.begin(slot, at::kCPU);
+      const int64_t step = q.row_granule(slot);
+      for (int64_t row = 0; row < out; row += step) q.quantize_rows(slot, w.narrow(0, row, std::min<int64_t>(step, out - row)), row, work);
+      const Tensors panels = q.finish(slot, work);
+      const auto promised = q.resident(slot);
+      REQUIRE(panels.size() == promised.size());
+      for (size_t i = 0; i < panels.size(); ++i) {
+        CHECK(at::equal(panels[i], whole[i]));
+        CHECK(panels[i].sizes().vec() == promised[i].shape);
+        CHECK(panels[i].scalar_type() == promised[i].dtype);
+      }
+    }
+}
+
+TEST_CASE("products agree with the dequantized weight, fused or not, for odd shapes") {
+  for (auto [out, in] : {std::pair{96, 128}, std::pair{37, 72}, std::pair{130, 344}})
+    for (int64_t m : {1, 3, 16, 33}) {
+      const nf4::Nf4 q({.double_quant = true});
+      const SlotSpec slot = slot_of(out, in);
+      const Tensors t = q.quantize(slot, at::randn({out, in}), nullptr);
+      const at::Tensor x = at::randn({m, in}), dense = q.dequantize(slot, t, at::kFloat, 0, out);
+      // float32 sums of at most 344 products: rounding of about sqrt(n) units in the last place.
+      CHECK(relative(q.linear(slot, x, t), at::linear(x.to(at::kDouble), dense.to(at::kDouble)).to(at::kFloat)) < 1e-5);
+      CHECK(relative(q.grad_input(slot, at::linear(x, dense), t), at::matmul(at::linear(x, dense), dense)) < 1e-5);
+    }
+}
+
+TEST_CASE("several weights in one call equal one call each") {
+  const nf4::Fp4 q({});
+  const SlotSpec a = slot_of(64, 128), b = slot_of(37, 128), c = slot_of(200, 128);
+  std::vector<Tensors> t;
+  for (const auto* s : {&a, &b, &c}) t.push_back(q.quantize(*s, at::randn({s->out, s->in}), nullptr));
+  const at::Tensor x = at::randn({2, 1, 128});
+  const std::vector<Quantizer::Operand> operands{{&a, &t[0]}, {&b, &t[1]}, {&c, &t[2]}};
+  const auto many = q.linear_many(operands, x);
+  for (size_t i = 0; i < 3; ++i) CHECK(at::equal(many[i], q.linear(*operands[i].slot, x, t[i])));
+}
+
+TEST_CASE("what is packed for a file unpacks to the same tensors, in every storage dtype") {
+  for (bool nested : {false, true})
+    for (const char* storage : {"uint8", "bfloat16", "float32"}) {
+      const nf4::Nf4 q({.double_quant = nested, .quant_storage = storage});
+      const SlotSpec slot = slot_of(40, 72, at::kBFloat16);
+      const Tensors t = q.quantize(slot, at::randn({40, 72}).to(at::kBFloat16), nullptr);
+      MemoryFile file;
+      for (const auto& [name, tensor] : q.pack(slot, t)) file.tensors[name] = tensor;
+      CHECK(q.locate(slot, file).size() == file.tensors.size());
+      const Tensors back = q.unpack(slot, file);
+      REQUIRE(back.size() == t.size());
+      for (size_t i = 0; i < t.size(); ++i) CHECK(at::equal(back[i], t[i]));
+    }
+}
+
+TEST_CASE("damaged packed weights are refused, each with its own message") {
+  const nf4::Nf4 q({.double_quant = true});
+  const SlotSpec slot = slot_of(32, 64);
+  MemoryFile whole;
+  for (const auto& [name, tensor] : q.pack(slot, q.quantize(slot, at::randn({32, 64}), nullptr))) whole.tensors[name] = tensor;
+  const std::string w = "model.layers.0.mlp.up_proj.weight";
+  auto message = [&](auto&& damage) -> std::string {
+    MemoryFile file = whole;
+    damage(file.tensors);
+    try {
+      q.unpack(slot, file);
+    } catch (const Error& error) {
+      CHECK(error.code() == ErrorCode::Data);
+      return error.what();
+    }
+    return "";
+  };
+  CHECK(message([](auto&) {}) == "");
+  CHECK(message([&](auto& t) { t.erase(w + ".nested_absmax"); }).find("nested_absmax' is missing") != std::string::npos);
+  CHECK(message([&](auto& t) { t[w] = at::zeros({7, 1}, at::kByte); }).find("has 7 bytes") != std::string::npos);
+  CHECK(message([&](auto& t) { t[w + ".nested_absmax"] = t[w + ".nested_absmax"] * NAN; }).find("damaged") != std::string::npos);
+  CHECK(message([&](auto& t) { t[w + ".quant_map"] = t[w + ".quant_map"] * 2; }).find("code table") != std::string::npos);
+  CHECK(message([&](auto& t) { t[w + ".quant_state.bitsandbytes__nf4"] = at::zeros({4}, at::kByte); }).find("quant_state") != std::string::npos);
+}
+
+TEST_CASE("the declared error bound holds on normal weights for every block size") {
+  for (int64_t block = 32; block <= 4096; block *= 2)
+    for (int type = 0; type < 2; ++type) {
+      const nf4::Options options{.block_size = block, .double_quant = true};
+      const std::unique_ptr<Quantizer> q = type ? std::unique_ptr<Quantizer>(new nf4::Fp4(options)) : std::unique_ptr<Quantizer>(new nf4::Nf4(options));
+      const SlotSpec slot = slot_of(64, 4096);
+      const at::Tensor w = at::randn({64, 4096});
+      const at::Tensor error = w - q->dequantize(slot, q->quantize(slot, w, nullptr), at::kFloat);
+      CHECK((error.pow(2).mean() / w.pow(2).mean()).sqrt().item<double>() < q->facts().max_relative_error);
+    }
+}
+
+TEST_CASE("rows of an embedding come dequantized") {
+  const nf4::Nf4 q({});
+  SlotSpec slot = slot_of(30, 50);
+  slot.kind = SlotKind::Embedding;
+  const Tensors t = q.quantize(slot, at::randn({30, 50}), nullptr);
+  const at::Tensor ids = at::tensor({3, 3, 29, 0}, at::kLong).view({2, 2});
+  const at::Tensor dense = q.dequantize(slot, t, at::kFloat, 0, 30);
+  CHECK(at::equal(q.rows(slot, ids, t, at::kFloat), dense.index_select(0, ids.view({-1})).view({2, 2, 50})));
+  CHECK_THROWS_AS(q.rows(slot, ids + 27, t, at::kFloat), Error);
+}

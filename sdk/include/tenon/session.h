@@ -1,0 +1,73 @@
+#pragma once
+// The pipeline for programs that embed it: a recipe, opened, planned, loaded, and put to its uses. The command line is the first client.
+// One thread at a time per session, but for cancel(). Errors are thrown as tenon::Error.
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "tenon/export.h"
+#include "tenon/value.h"
+
+namespace tenon {
+
+struct SessionOptions {
+  std::vector<std::string> settings;                   // "train.learning_rate=1e-4", as behind --set
+  std::vector<std::filesystem::path> plugin_dirs;      // --plugin-dir
+  std::vector<std::filesystem::path> plugin_files;     // --plugin
+  bool bundled_plugins_only = false;                   // --no-plugins
+  std::string assume_devices;                          // plan only: "cuda:0=24GiB,cpu=64GiB"
+  // Level 0 error, 1 warning, 2 information, 3 detail. Null: lines on stderr.
+  std::function<void(int level, std::string_view line)> on_log;
+};
+
+struct TextPiece {
+  size_t prompt = 0;
+  std::string_view text;
+};
+
+struct Continuation {
+  std::vector<int64_t> prompt_ids, ids;
+  std::string text, finish_reason;                     // "stop", "length" or "cancelled"
+};
+
+class TENON_API Session {
+ public:
+  // Reads and checks the recipe. Error(Recipe) lists every problem.
+  explicit Session(const std::filesystem::path& recipe, SessionOptions options = {});
+  ~Session();
+  Session(const Session&) = delete;
+  Session& operator=(const Session&) = delete;
+
+  // The ledger, before any weight byte is read: the JSON of `host plan --json`, or its text.
+  Value plan();
+  std::string plan_text();
+
+  // Reads, quantizes and adapts the model; does nothing when it is loaded. Uses below load it themselves.
+  void load();
+
+  // ids: [batch, time] int64 -> [batch, time, vocab] float32.
+  at::Tensor logits(const at::Tensor& ids);
+  // Each prompt is a string, or a list of messages {role, content}; [generate] of the recipe says how.
+  std::vector<Continuation> generate(const std::vector<Value>& prompts, const std::function<void(const TextPiece&)>& on_piece = nullptr);
+  // {loss, perplexity, tokens} of the recipe's evaluation data.
+  Value evaluate();
+  // The whole way that the recipe names: load, generate, train, export. Returns what run.json holds.
+  Value run();
+  // Writes the model as it is now. Returns the files and what verification found.
+  Value export_to(const std::filesystem::path& folder, const std::string& format = "", bool merge = false, bool verify = false);
+
+  // From any thread: running work stops at its next step, with Error(Interrupted) or what it has so far.
+  static void cancel();
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace tenon

@@ -1,0 +1,87 @@
+#pragma once
+// Sixteen floats at a time over rows of float32, bfloat16 and float16. Compiled once for each instruction set (TENON_CPU_CLONES), chosen when the
+// library is loaded; the vector types are the compiler's, so that other processors build the same source.
+#include <c10/util/BFloat16.h>
+#include <c10/util/Half.h>
+
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+// Sanitizers start before indirect functions are resolved.
+#if defined(__x86_64__) && defined(__linux__) && !defined(__SANITIZE_ADDRESS__) && !defined(TENON_NO_CPU_CLONES)
+#define TENON_CPU_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#else
+#define TENON_CPU_CLONES
+#endif
+#define TENON_INLINE inline __attribute__((always_inline))
+
+namespace tenon::nn::rows {
+
+constexpr int64_t kLanes = 16;
+typedef float F16 __attribute__((vector_size(64)));
+typedef uint32_t U16 __attribute__((vector_size(64)));
+typedef int32_t I16 __attribute__((vector_size(64)));
+typedef uint16_t H16 __attribute__((vector_size(32)));
+
+// Vectors go in and out by reference: passing them by value would depend on the instruction set.
+TENON_INLINE void load16(const float* from, F16& v) { std::memcpy(&v, from, sizeof v); }
+TENON_INLINE void store16(float* to, const F16& v) { std::memcpy(to, &v, sizeof v); }
+
+TENON_INLINE void load16(const c10::BFloat16* from, F16& v) {
+  H16 half;
+  std::memcpy(&half, from, sizeof half);
+  const U16 wide = __builtin_convertvector(half, U16) << 16;
+  std::memcpy(&v, &wide, sizeof v);
+}
+// To nearest, ties to even; every NaN becomes the same one, as in LibTorch.
+TENON_INLINE void store16(c10::BFloat16* to, const F16& v) {
+  U16 bits;
+  std::memcpy(&bits, &v, sizeof bits);
+  const I16 is_nan = v != v;
+  U16 rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  rounded = (rounded & ~reinterpret_cast<const U16&>(is_nan)) | (0x7fc0u & reinterpret_cast<const U16&>(is_nan));
+  const H16 half = __builtin_convertvector(rounded, H16);
+  std::memcpy(to, &half, sizeof half);
+}
+
+TENON_INLINE void load16(const c10::Half* from, F16& v) {
+  for (int64_t i = 0; i < kLanes; ++i) v[i] = static_cast<float>(from[i]);
+}
+TENON_INLINE void store16(c10::Half* to, const F16& v) {
+  for (int64_t i = 0; i < kLanes; ++i) to[i] = static_cast<c10::Half>(v[i]);
+}
+
+// The first n of sixteen; the rest reads as zero and is not written.
+template <class T>
+TENON_INLINE void load(const T* from, int64_t n, F16& v) {
+  if (n >= kLanes) return load16(from, v);
+  T part[kLanes] = {};
+  std::memcpy(static_cast<void*>(part), from, static_cast<size_t>(n) * sizeof(T));
+  load16(part, v);
+}
+template <class T>
+TENON_INLINE void store(T* to, int64_t n, const F16& v) {
+  if (n >= kLanes) return store16(to, v);
+  T part[kLanes];
+  store16(part, v);
+  std::memcpy(static_cast<void*>(to), part, static_cast<size_t>(n) * sizeof(T));
+}
+
+TENON_INLINE float sum(const F16& v) {
+  float total = 0;
+  for (int64_t i = 0; i < kLanes; ++i) total += v[i];
+  return total;
+}
+
+// v as T would hold it.
+template <class T>
+TENON_INLINE void round_to(F16& v) {
+  if constexpr (!std::is_same_v<T, float>) {
+    T stored[kLanes];
+    store16(stored, v);
+    load16(stored, v);
+  }
+}
+
+}  // namespace tenon::nn::rows

@@ -1,0 +1,144 @@
+"""Random small checkpoints for parity tests, and the host run on them.
+
+Checkpoints are written by transformers itself, so that the reference and the host read the same files.
+"""
+
+import json
+import os
+import pathlib
+import random
+import subprocess
+
+import torch
+import transformers
+from safetensors.torch import load_file
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+SHARED = pathlib.Path(os.environ.get("TENON_SHARED_DIR", ROOT.parent / "shared"))
+HOST = pathlib.Path(os.environ.get("TENON_HOST", ROOT / "build" / "bin" / "host"))
+MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
+LLAMA3_ROPE = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 32}
+
+
+def random_config(model_type: str, seed: int) -> dict:
+    """A config of a few thousand parameters: odd widths and vocabularies, grouped heads, tied or not, biases, windows, rope types."""
+    draw = random.Random(f"{model_type} {seed}")
+    kv_heads = draw.choice([1, 1, 2, 3])
+    heads = kv_heads * draw.choice([1, 2, 3, 4])
+    head_dim = 2 * draw.randint(2, 12)
+    layers = draw.randint(1, 4)
+    config = {
+        "vocab_size": draw.randrange(89, 700),
+        "hidden_size": heads * head_dim,
+        "intermediate_size": draw.randrange(17, 210),
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "max_position_embeddings": draw.choice([64, 128, 512]),
+        "rms_norm_eps": draw.choice([1e-6, 1e-5, 1e-3]),
+        "tie_word_embeddings": draw.random() < 0.4,
+        "hidden_act": draw.choice(["silu", "silu", "silu", "gelu", "gelu_pytorch_tanh", "relu"]),
+        "pad_token_id": None,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
+    rope = draw.choice([None, None, {"rope_type": "linear", "factor": 2.5}, LLAMA3_ROPE])
+    config["rope_parameters"] = {"rope_theta": draw.choice([10000.0, 500000.0, 100.0]), **(rope or {"rope_type": "default"})}
+    if model_type == "qwen3" or draw.random() < 0.3:
+        config["head_dim"] = 2 * draw.randint(2, 14)
+        # transformers' LlamaConfig wants the width to divide by the heads all the same.
+        config["hidden_size"] = draw.randrange(20, 150) if model_type != "llama" else heads * draw.randrange(7, 40)
+    if model_type == "llama":
+        config["mlp_bias"] = draw.random() < 0.3
+    if model_type in ("llama", "qwen3"):
+        config["attention_bias"] = draw.random() < 0.4
+    if model_type == "mistral":
+        config["sliding_window"] = draw.choice([None, 3, 7, 4096])
+    if model_type in ("qwen2", "qwen3") and draw.random() < 0.5:
+        config["use_sliding_window"] = True
+        config["sliding_window"] = draw.choice([2, 5, 9])
+        config["max_window_layers"] = draw.randint(0, layers)
+    return config
+
+
+def make_model(model_type: str, config: dict, seed: int) -> torch.nn.Module:
+    """A float32 model whose every parameter is random: norms away from one and biases away from zero, so that leaving one out shows."""
+    torch.manual_seed(seed)
+    model = transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.for_model(model_type, **config)).float().eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" in name:
+                parameter.normal_(1.0, 0.3)
+            elif name.endswith("bias"):
+                parameter.normal_(0.0, 0.2)
+            else:
+                parameter.normal_(0.0, 1.0 if "embed" in name else 1.2 * parameter.shape[1] ** -0.5)
+    return model
+
+
+def old_spelling(config: dict) -> dict:
+    """config.json as transformers 4 wrote it: rope_theta beside rope_scaling, torch_dtype, no layer_types."""
+    config = dict(config)
+    rope = dict(config.pop("rope_parameters"))
+    config["rope_theta"] = rope.pop("rope_theta")
+    if rope["rope_type"] == "linear":
+        rope["type"] = rope.pop("rope_type")  # the oldest spelling
+    config["rope_scaling"] = None if rope.get("rope_type") == "default" else rope
+    if "dtype" in config:
+        config["torch_dtype"] = config.pop("dtype")
+    config.pop("layer_types", None)
+    return config
+
+
+def save_checkpoint(folder: pathlib.Path, model: torch.nn.Module, dtype: torch.dtype = torch.float32, old: bool = False, shard_size: str = "5GB") -> None:
+    model.to(dtype).save_pretrained(folder, max_shard_size=shard_size)
+    if old:
+        file = folder / "config.json"
+        file.write_text(json.dumps(old_spelling(json.loads(file.read_text())), indent=2))
+
+
+def reference_logits(folder: pathlib.Path, ids: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+    """Float32 logits of transformers on the saved files."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    with torch.no_grad():
+        return model(ids, attention_mask=mask, use_cache=False).logits
+
+
+def toml(value) -> str:
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{json.dumps(k)} = {toml(v)}" for k, v in value.items()) + " }"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(toml(v) for v in value) + "]"
+    return json.dumps(str(value) if isinstance(value, pathlib.Path) else value)
+
+
+def write_recipe(file: pathlib.Path, **tables) -> pathlib.Path:
+    """write_recipe(file, model={"path": folder, "dtype": "float32"}, quantizer={...})"""
+    lines = []
+    for name, table in tables.items():
+        for row in table if isinstance(table, list) else [table]:
+            lines.append(f"[[{name}]]" if isinstance(table, list) else f"[{name}]")
+            lines += [f"{key} = {toml(value)}" for key, value in row.items()]
+    file.write_text("\n".join(lines) + "\n")
+    return file
+
+
+def run_host(*arguments, timeout: float = 300) -> subprocess.CompletedProcess:
+    """Runs the host; the test fails with its stderr when it does."""
+    done = subprocess.run([str(HOST), *map(str, arguments)], capture_output=True, text=True, timeout=timeout)
+    assert done.returncode == 0, f"host {' '.join(map(str, arguments))}: exit status {done.returncode}\n{done.stderr}"
+    return done
+
+
+def host_logits(recipe: pathlib.Path, ids: torch.Tensor) -> torch.Tensor:
+    tokens, out = recipe.parent / "ids.json", recipe.parent / "logits.safetensors"
+    tokens.write_text(json.dumps(ids.tolist()))
+    run_host("logits", recipe, "--tokens", tokens, "--out", out)
+    return load_file(out)["logits"]
+
+
+def relative_error(a: torch.Tensor, b: torch.Tensor) -> float:
+    """max|a-b| / max|b|"""
+    assert a.shape == b.shape, f"{tuple(a.shape)} against {tuple(b.shape)}"
+    assert torch.isfinite(a).all(), "not finite"
+    return ((a.double() - b.double()).abs().max() / b.double().abs().max()).item()
