@@ -31,7 +31,7 @@ type = "nf4"
 double_quant = true
 compute_dtype = "bfloat16"
 """
-# What peer_hf.py trains with.
+# What peer_hf.py trains with; the tokens come from bench.cpp, but a recipe that trains must name data and output.
 TRAIN = """
 [adapter]
 type = "lora"
@@ -40,11 +40,18 @@ lora_alpha = 16
 lora_dropout = 0.05
 target_modules = "all-linear"
 
+[data]
+train = ["unused.jsonl"]
+format = "completion"
+
 [train]
 objective = "sft"
 learning_rate = 1e-4
 max_steps = 4
 weight_decay = 0.01
+
+[output]
+dir = "unused"
 """
 
 

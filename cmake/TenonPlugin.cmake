@@ -4,7 +4,6 @@
 # entry and nothing else. CUDA_SOURCES are compiled where nvcc was found, NO_CUDA_SOURCES where it was not. TESTS become the doctest executable
 # test_<name>, built from the same sources.
 include_guard(GLOBAL)
-set(TENON_PLUGIN_EXPORTS "${CMAKE_CURRENT_LIST_DIR}/exports.map")
 
 function(tenon_add_plugin name)
   cmake_parse_arguments(arg "" "" "SOURCES;CUDA_SOURCES;NO_CUDA_SOURCES;LINK;TESTS" ${ARGN})
@@ -20,7 +19,7 @@ function(tenon_add_plugin name)
     CUDA_VISIBILITY_PRESET hidden VISIBILITY_INLINES_HIDDEN ON)
   add_library(${name} MODULE)
   target_link_libraries(${name} PRIVATE ${name}_objects)
-  target_link_options(${name} PRIVATE "-Wl,--version-script=${TENON_PLUGIN_EXPORTS}" "-Wl,--exclude-libs,ALL" "-Wl,-z,noexecstack")
+  target_link_options(${name} PRIVATE "-Wl,--version-script=${CMAKE_CURRENT_FUNCTION_LIST_DIR}/exports.map" "-Wl,--exclude-libs,ALL" "-Wl,-z,noexecstack")
   if(TARGET tenon_warnings)
     target_link_libraries(${name}_objects PRIVATE tenon_warnings tenon_sanitizers)
     target_link_libraries(${name} PRIVATE tenon_sanitizers)

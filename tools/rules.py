@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
 """The rules of the house that a compiler does not know: rules.py [--fix-format] [--headers BUILD]
 
-Each rule is one case; the last line counts them. --headers also compiles each header alone, with BUILD's flags.
+Each rule is one case; the last line counts them. --headers also compiles each header alone, with BUILD's flags, and compares the recipe
+reference with what BUILD's host says.
 """
 import argparse
 import concurrent.futures
+import difflib
 import json
 import os
 import pathlib
@@ -137,6 +139,15 @@ def headers_compile_alone(build: pathlib.Path) -> list[str]:
         return [find for find in pool.map(check, headers) if find]
 
 
+def the_recipe_reference_is_current(build: pathlib.Path) -> list[str]:
+    """docs/recipe.md is made from the tables that the host checks recipes with: build/bin/host __docs recipe >docs/recipe.md"""
+    made = subprocess.run([str(build / "bin/host"), "__docs", "recipe"], capture_output=True, text=True)
+    if made.returncode:
+        return [made.stderr]
+    ours = text(pathlib.Path("docs/recipe.md")).splitlines()
+    return [line for line in difflib.unified_diff(ours, made.stdout.splitlines(), "docs/recipe.md", "host __docs recipe", lineterm="", n=0)]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fix-format", action="store_true")
@@ -147,6 +158,7 @@ def main() -> None:
     total = {"passed": 0, "failed": 0, "skipped": 0}
     rules = [(rule, rule) for rule in RULES]
     if options.headers:
+        rules.append((the_recipe_reference_is_current, lambda: the_recipe_reference_is_current(options.headers.resolve())))
         rules.append((headers_compile_alone, lambda: headers_compile_alone(options.headers.resolve())))
     for rule, run in rules:
         name = rule.__name__.replace("_", " ")

@@ -27,10 +27,12 @@ class Accountant {
 
   WeightMap run(const PackedNames& packed_names) {
     if (!checkpoint_.has_weights())
-      fail(ErrorCode::Data, checkpoint_.folder().string(), " holds no weights, expected model.safetensors or model.safetensors.index.json; download them, or set init = \"random\"");
+      fail(ErrorCode::Data, checkpoint_.folder().string(),
+           " holds no weights, expected model.safetensors or model.safetensors.index.json; download them, or set init = \"random\"");
     for (const auto& slot : blueprint_.slots) slot_weights(slot, packed_names);
     for (const auto& tensor : blueprint_.tensors)
-      if (auto source = resolve(tensor.path, tensor.sources, tensor.shape, at::isFloatingType(tensor.dtype))) map_.tensors.emplace(tensor.path, *source);
+      if (auto source = resolve(tensor.path, tensor.sources, tensor.shape, at::isFloatingType(tensor.dtype)))
+        map_.tensors.emplace(tensor.path, *source);
     for (const auto& [unused, slots] : tied_)
       for (const SlotSpec* slot : slots)
         if (const std::string name = slot->path + ".weight"; checkpoint_.has(name) && !used_.count(name)) {
@@ -79,7 +81,8 @@ class Accountant {
       }
       const TensorSpec spec = checkpoint_.spec(piece.tensor);
       if (floating && !at::isFloatingType(spec.dtype)) {
-        verdict.misfits[piece.tensor] = concat(": found ", c10::toString(spec.dtype), " ", shape_text(spec.shape), ", expected floating point");
+        verdict.misfits[piece.tensor] =
+            concat(": found ", c10::toString(spec.dtype), " ", shape_text(spec.shape), ", expected floating point");
         continue;
       }
       // The shape that the tensor must have: all of the model's, one of a stack, or so many rows.
@@ -90,19 +93,23 @@ class Accountant {
       if (ranks_match && !expected.empty() && (is_part || cuts)) {
         const int64_t have = spec.shape[0], take = piece.length < 0 ? have - piece.start : piece.length;
         if (piece.start < 0 || take < 0 || piece.start + take > have) {
-          verdict.misfits[piece.tensor] = concat(": found ", shape_text(spec.shape), ", expected rows ", piece.start, " to ", piece.start + take);
+          verdict.misfits[piece.tensor] =
+              concat(": found ", shape_text(spec.shape), ", expected rows ", piece.start, " to ", piece.start + take);
           continue;
         }
         rows += take;
         if (is_part || take == expected[0]) expected[0] = have;
       }
-      if (spec.shape != expected) verdict.misfits[piece.tensor] = concat(": found ", shape_text(spec.shape), ", expected ", shape_text(expected));
+      if (spec.shape != expected)
+        verdict.misfits[piece.tensor] = concat(": found ", shape_text(spec.shape), ", expected ", shape_text(expected));
     }
     const bool is_concat = !source.stack && source.pieces.size() > 1;
     if (verdict.fits() && is_concat && rows != shape[0])
-      verdict.misfits[source.pieces.front().tensor] = concat(" and ", source.pieces.size() - 1, " more: together ", rows, " rows, expected ", shape[0]);
+      verdict.misfits[source.pieces.front().tensor] =
+          concat(" and ", source.pieces.size() - 1, " more: together ", rows, " rows, expected ", shape[0]);
     if (verdict.fits() && source.stack && static_cast<int64_t>(source.pieces.size()) != shape.at(0))
-      verdict.misfits[source.pieces.empty() ? "" : source.pieces.front().tensor] = concat(": a stack of ", source.pieces.size(), ", expected ", shape.at(0));
+      verdict.misfits[source.pieces.empty() ? "" : source.pieces.front().tensor] =
+          concat(": a stack of ", source.pieces.size(), ", expected ", shape.at(0));
     return verdict;
   }
 
@@ -117,7 +124,8 @@ class Accountant {
         for (const auto& piece : source.pieces) use(piece);
         return source;
       }
-      if (!nearest_verdict || verdict.absent.size() * nearest_source->pieces.size() < nearest_verdict->absent.size() * source.pieces.size()) {
+      if (!nearest_verdict ||
+          verdict.absent.size() * nearest_source->pieces.size() < nearest_verdict->absent.size() * source.pieces.size()) {
         nearest_verdict = std::move(verdict);
         nearest_source = &source;
       }
@@ -167,33 +175,37 @@ class Accountant {
     for (const auto& text : blueprint_.ignorable) ignorable.emplace_back(text);
     for (const auto& name : checkpoint_.names()) {
       if (used_.count(name)) continue;
-      const bool is_ignorable = name.size() <= kLongestMatched &&
-                                std::any_of(ignorable.begin(), ignorable.end(), [&](const std::regex& r) { return std::regex_match(name, r); });
+      const bool is_ignorable = name.size() <= kLongestMatched && std::any_of(ignorable.begin(), ignorable.end(), [&](const std::regex& r) {
+                                  return std::regex_match(name, r);
+                                });
       if (!is_ignorable) surplus_.push_back(name);
     }
   }
 
   void report() const {
     if (missing_.empty() && surplus_.empty() && misshapen_.empty()) return;
-    std::string text = concat("the weights in ", checkpoint_.folder().string(), " do not fit the model: ", missing_.size(), " missing, ", surplus_.size(),
-                              " surplus, ", misshapen_.size(), " misshapen");
+    std::string text = concat("the weights in ", checkpoint_.folder().string(), " do not fit the model: ", missing_.size(), " missing, ",
+                              surplus_.size(), " surplus, ", misshapen_.size(), " misshapen");
     if (!missing_.empty()) text += "\n  missing" + grouped(missing_);
     if (!surplus_.empty()) text += "\n  surplus" + grouped(surplus_);
     if (!misshapen_.empty()) text += "\n  misshapen" + grouped(misshapen_, misfits_);
-    if (const std::string hint = prefix_hint(missing_, surplus_); !hint.empty()) text += "\n  " + hint;
+    if (const std::string hint = prefix_hint(missing_, surplus_); !hint.empty())
+      text += "\n  " + hint;
     else if (const Value* packed = checkpoint_.config().find_set("quantization_config"); packed && packed->is_table())
-      text += concat("\n  config.json says that the weights are already quantized (quant_method ", in_quotes(packed->string_or("quant_method", "unknown")),
+      text += concat("\n  config.json says that the weights are already quantized (quant_method ",
+                     in_quotes(packed->string_or("quant_method", "unknown")),
                      "): a quantizer that reads this format must be named by the recipe, or load the original weights");
-    else if (!misshapen_.empty()) text += "\n  config.json and the weights are of different models, or a value that the recipe overrides changes shapes";
+    else if (!misshapen_.empty())
+      text += "\n  config.json and the weights are of different models, or a value that the recipe overrides changes shapes";
     throw Error(ErrorCode::Data, text);
   }
 
   const Blueprint& blueprint_;
   const Checkpoint& checkpoint_;
   WeightMap map_;
-  std::map<std::string, std::vector<const SlotSpec*>> tied_;                          // by the path they are tied to
-  std::map<std::string, std::vector<std::pair<int64_t, int64_t>>> used_;              // rows taken; none: taken whole or reported
-  std::set<std::string> whole_, missed_;                                              // in layouts that were reported already
+  std::map<std::string, std::vector<const SlotSpec*>> tied_;              // by the path they are tied to
+  std::map<std::string, std::vector<std::pair<int64_t, int64_t>>> used_;  // rows taken; none: taken whole or reported
+  std::set<std::string> whole_, missed_;                                  // in layouts that were reported already
   std::vector<std::string> missing_, surplus_, misshapen_;
   std::map<std::string, std::string> misfits_;
 };
@@ -234,7 +246,8 @@ std::vector<std::string> differing_tied_weights(const Blueprint& blueprint, cons
       reader.release(row, row + 1);
     }
     if (differs)
-      notes.push_back(concat(stored, " is stored with values of its own, but the config ties it to ", slot->tied_to, ": the stored values are ignored, as in transformers"));
+      notes.push_back(concat(stored, " is stored with values of its own, but the config ties it to ", slot->tied_to,
+                             ": the stored values are ignored, as in transformers"));
   }
   return notes;
 }

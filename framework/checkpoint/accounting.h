@@ -13,7 +13,7 @@ namespace tenon::host {
 
 // Where the bytes of one slot come from.
 struct SlotWeights {
-  Source weight;                    // empty pieces: tied, or stored packed
+  Source weight;  // empty pieces: tied, or stored packed
   std::optional<Source> bias;
   std::vector<std::string> packed;  // as Quantizer::locate named them; the quantizer unpacks these
 };

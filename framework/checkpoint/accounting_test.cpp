@@ -55,7 +55,8 @@ Blueprint small_blueprint(bool tied) {
 }
 
 std::map<std::string, at::Tensor> split_tensors() {
-  std::map<std::string, at::Tensor> tensors = {{"model.embed.weight", at::arange(40, at::kFloat).view({10, 4})}, {"lm_head.weight", at::ones({10, 4})}};
+  std::map<std::string, at::Tensor> tensors = {{"model.embed.weight", at::arange(40, at::kFloat).view({10, 4})},
+                                               {"lm_head.weight", at::ones({10, 4})}};
   for (int i = 0; i < 2; ++i) {
     const std::string block = concat("model.layers.", i, ".");
     tensors[block + "a.weight"] = at::ones({6, 4});
@@ -66,7 +67,8 @@ std::map<std::string, at::Tensor> split_tensors() {
   return tensors;
 }
 
-std::shared_ptr<Checkpoint> checkpoint_of(const TempFolder& folder, const std::map<std::string, at::Tensor>& tensors, const std::string& config = "{}") {
+std::shared_ptr<Checkpoint> checkpoint_of(const TempFolder& folder, const std::map<std::string, at::Tensor>& tensors,
+                                          const std::string& config = "{}") {
   std::vector<NamedTensor> list;
   for (const auto& [name, tensor] : tensors) list.push_back({name, tensor});
   put(folder / "config.json", config);
@@ -124,8 +126,9 @@ TEST_CASE("all that does not fit is in one error, grouped over layers") {
   const std::string error = account_error(small_blueprint(false), tensors);
   CAPTURE(error);
   CHECK(error.starts_with("5 "));
-  for (const char* part : {"3 missing, 3 surplus, 4 misshapen", "'model.layers.*.b.weight' (2 times: 0, 1)", "'lm_head.weight'", "'extra.*.x' (3 times: 3, 4, 5)",
-                           "'model.layers.*.a.weight' (2 times: 0, 1): found [6, 5], expected [6, 4]", "'model.layers.0.norm.weight': found [4, 1], expected [4]",
+  for (const char* part : {"3 missing, 3 surplus, 4 misshapen", "'model.layers.*.b.weight' (2 times: 0, 1)", "'lm_head.weight'",
+                           "'extra.*.x' (3 times: 3, 4, 5)", "'model.layers.*.a.weight' (2 times: 0, 1): found [6, 5], expected [6, 4]",
+                           "'model.layers.0.norm.weight': found [4, 1], expected [4]",
                            "'model.layers.1.norm.weight': found Long [4], expected floating point", "different models"})
     CHECK_MESSAGE(contains(error, part), std::string(part));
 }
@@ -216,7 +219,8 @@ TEST_CASE("a checkpoint without weights says so") {
 
 TEST_CASE("rows are read across pieces: without a copy inside one, joined across several, stacked") {
   TempFolder folder;
-  const at::Tensor a = at::arange(12, at::kFloat).view({4, 3}), b = at::arange(6, at::kFloat).view({2, 3}).add(100), c = at::arange(12, at::kFloat).view({4, 3}).add(50);
+  const at::Tensor a = at::arange(12, at::kFloat).view({4, 3}), b = at::arange(6, at::kFloat).view({2, 3}).add(100),
+                   c = at::arange(12, at::kFloat).view({4, 3}).add(50);
   const auto checkpoint = checkpoint_of(folder, {{"a", a}, {"b", b}, {"c", c}, {"half", b.to(at::kHalf)}});
   const at::Tensor joined = at::cat({a, b.narrow(0, 1, 1), c.narrow(0, 2, 2)});
   const SourceReader reader(*checkpoint, Source{{{"a"}, {"b", 1, 1}, {"c", 2, -1}}}, {7, 3});

@@ -52,9 +52,12 @@ std::shared_ptr<Checkpoint> Checkpoint::open(const fs::path& folder, Weights wei
     fail(ErrorCode::Data, (folder / kConfigFile).string(), ": expected a JSON object, found ", checkpoint->config_.type_name());
   if (weights == Weights::Ignore) return checkpoint;
   // As in transformers, the single file comes before the index.
-  if (is_file(folder / kSingleFile)) checkpoint->open_single();
-  else if (is_file(folder / kIndexFile)) checkpoint->open_shards();
-  else refuse_foreign_weights(folder);
+  if (is_file(folder / kSingleFile))
+    checkpoint->open_single();
+  else if (is_file(folder / kIndexFile))
+    checkpoint->open_shards();
+  else
+    refuse_foreign_weights(folder);
   return checkpoint;
 }
 
@@ -88,7 +91,9 @@ void Checkpoint::open_shards() {
       problems.add(concat("shard ", in_quotes(shard), " is not a plain file name inside the folder"));
     } else if (!is_file(folder_ / shard)) {
       std::error_code error;
-      problems.add(concat("shard ", in_quotes(shard), fs::is_symlink(folder_ / shard, error) ? " is a link to a file that does not exist" : " is absent", "; download it"));
+      problems.add(concat("shard ", in_quotes(shard),
+                          fs::is_symlink(folder_ / shard, error) ? " is a link to a file that does not exist" : " is absent",
+                          "; download it"));
     } else {
       try {
         auto file = std::make_unique<SafetensorsFile>(folder_ / shard);
@@ -106,14 +111,15 @@ void Checkpoint::open_shards() {
   for (size_t i = 0; i < files_.size(); ++i)
     for (const auto& [name, entry] : files_[i]->header().tensors)
       if (auto [it, is_new] = where_.emplace(name, i); !is_new)
-        problems.add(concat("tensor ", in_quotes(name), " is in two shards, ", in_quotes(files_[it->second]->path().filename().string()), " and ",
-                            in_quotes(files_[i]->path().filename().string())));
+        problems.add(concat("tensor ", in_quotes(name), " is in two shards, ", in_quotes(files_[it->second]->path().filename().string()),
+                            " and ", in_quotes(files_[i]->path().filename().string())));
   for (const auto& [name, shard] : claims) {
     auto file = shard_index.find(shard);
     if (file == shard_index.end() || files_[file->second]->has(name)) continue;
     auto found = where_.find(name);
-    problems.add(concat("tensor ", in_quotes(name), " is not in ", in_quotes(shard),
-                        found == where_.end() ? std::string() : concat(" but in ", in_quotes(files_[found->second]->path().filename().string()))));
+    problems.add(
+        concat("tensor ", in_quotes(name), " is not in ", in_quotes(shard),
+               found == where_.end() ? std::string() : concat(" but in ", in_quotes(files_[found->second]->path().filename().string()))));
   }
   problems.throw_if_any(index);
 }
@@ -147,9 +153,13 @@ at::Tensor Checkpoint::view(const std::string& name) const {
   const TensorSpec s = spec(name);
   return view_rows(name, 0, s.shape.empty() ? 1 : s.shape[0]);
 }
-at::Tensor Checkpoint::view_rows(const std::string& name, int64_t first, int64_t last) const { return file_of(name).view_rows(name, first, last); }
+at::Tensor Checkpoint::view_rows(const std::string& name, int64_t first, int64_t last) const {
+  return file_of(name).view_rows(name, first, last);
+}
 void Checkpoint::release_rows(const std::string& name, int64_t first, int64_t last) const { file_of(name).release_rows(name, first, last); }
-void Checkpoint::will_need_rows(const std::string& name, int64_t first, int64_t last) const { file_of(name).will_need_rows(name, first, last); }
+void Checkpoint::will_need_rows(const std::string& name, int64_t first, int64_t last) const {
+  file_of(name).will_need_rows(name, first, last);
+}
 
 uint64_t Checkpoint::total_bytes() const {
   uint64_t total = 0;

@@ -28,22 +28,22 @@ class Checkpoint final : public TensorSource {
   ~Checkpoint() override;
 
   const std::filesystem::path& folder() const { return folder_; }
-  const Value& config() const { return config_; }                 // config.json
-  Value generation_config() const;                                // generation_config.json, or null
+  const Value& config() const { return config_; }  // config.json
+  Value generation_config() const;                 // generation_config.json, or null
   bool has_weights() const;
 
-  std::vector<std::string> names() const override;                // sorted
+  std::vector<std::string> names() const override;  // sorted
   bool has(const std::string& name) const override;
-  TensorSpec spec(const std::string& name) const override;        // Error(Data) when absent
-  at::Tensor read(const std::string& name) const override;        // an owned copy
+  TensorSpec spec(const std::string& name) const override;  // Error(Data) when absent
+  at::Tensor read(const std::string& name) const override;  // an owned copy
   // A tensor over the mapped file, valid while the checkpoint lives; never written to. Rows [first, last) of dimension 0.
   at::Tensor view(const std::string& name) const;
   at::Tensor view_rows(const std::string& name, int64_t first, int64_t last) const;
   // Lets the pages of those rows go from memory / asks for them to be read ahead.
   void release_rows(const std::string& name, int64_t first, int64_t last) const;
   void will_need_rows(const std::string& name, int64_t first, int64_t last) const;
-  uint64_t total_bytes() const;                                   // of all tensors
-  std::vector<std::filesystem::path> files() const;               // the safetensors files
+  uint64_t total_bytes() const;                      // of all tensors
+  std::vector<std::filesystem::path> files() const;  // the safetensors files
 
  private:
   Checkpoint() = default;

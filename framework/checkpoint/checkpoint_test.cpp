@@ -30,7 +30,9 @@ void put_shard(const std::filesystem::path& file, const std::vector<std::string>
   write_safetensors(file, tensors);
 }
 
-void put_index(const std::filesystem::path& folder, const std::string& weight_map) { put(folder / kIndexFile, "{\"metadata\":{},\"weight_map\":" + weight_map + "}"); }
+void put_index(const std::filesystem::path& folder, const std::string& weight_map) {
+  put(folder / kIndexFile, "{\"metadata\":{},\"weight_map\":" + weight_map + "}");
+}
 
 // kB of a line in /proc/self/status.
 int64_t status_kb(const std::string& key) {
@@ -83,9 +85,10 @@ TEST_CASE("weights in another format are refused with the way to convert them") 
   struct Row {
     std::string file, expected;
   };
-  for (const auto& [file, expected] : {Row{"pytorch_model.bin", "save_pretrained"}, Row{"pytorch_model-00001-of-00002.bin", "save_pretrained"}, Row{"q4.gguf", "gguf_file='q4.gguf'"},
-                                       Row{"consolidated.00.pth", "safetensors; convert"}, Row{"consolidated.safetensors", "rename it to model.safetensors"},
-                                       Row{"model-00001-of-00002.safetensors", "not their index"}}) {
+  for (const auto& [file, expected] :
+       {Row{"pytorch_model.bin", "save_pretrained"}, Row{"pytorch_model-00001-of-00002.bin", "save_pretrained"},
+        Row{"q4.gguf", "gguf_file='q4.gguf'"}, Row{"consolidated.00.pth", "safetensors; convert"},
+        Row{"consolidated.safetensors", "rename it to model.safetensors"}, Row{"model-00001-of-00002.safetensors", "not their index"}}) {
     TempFolder folder;
     put(folder / "config.json", "{}");
     put(folder / file, "x");
@@ -133,16 +136,20 @@ TEST_CASE("an index that does not fit its shards is refused with all that is wro
   put_shard(folder / "two.safetensors", {"b", "both"});
   put(folder / "cut.safetensors", get(folder / "one.safetensors").substr(0, 150));
   put(folder / "../escaped_by_tenon_test", "x");
-  put_index(folder.path(), R"({"a": "one.safetensors", "b": "one.safetensors", "both": "two.safetensors", "gone": "two.safetensors", "c": "absent.safetensors",
+  put_index(
+      folder.path(),
+      R"({"a": "one.safetensors", "b": "one.safetensors", "both": "two.safetensors", "gone": "two.safetensors", "c": "absent.safetensors",
     "d": "cut.safetensors", "e": "../escaped_by_tenon_test", "f": "/etc/passwd", "g": "", "h": "..", "i": 3, "j": "sub/x.safetensors", "k": "a\\b", "l": "a\u0000b"})");
   const std::string error = open_error(folder.path());
   std::filesystem::remove(folder / "../escaped_by_tenon_test");
   CAPTURE(error);
   CHECK(error.starts_with("5 "));
-  for (const char* part : {"13 problems", "'both' is in two shards, 'one.safetensors' and 'two.safetensors'", "'b' is not in 'one.safetensors' but in 'two.safetensors'",
-                           "'gone' is not in 'two.safetensors'", "'absent.safetensors' is absent", "truncated", "'../escaped_by_tenon_test' is not a plain file name",
-                           "'/etc/passwd' is not a plain file name", "'' is not a plain", "'..' is not a plain", "tensor 'i': expected a file name, found int", "'sub/x.safetensors' is not a plain",
-                           "'a\\b' is not a plain", "'a\\x00b' is not a plain"})
+  for (const char* part :
+       {"13 problems", "'both' is in two shards, 'one.safetensors' and 'two.safetensors'",
+        "'b' is not in 'one.safetensors' but in 'two.safetensors'", "'gone' is not in 'two.safetensors'", "'absent.safetensors' is absent",
+        "truncated", "'../escaped_by_tenon_test' is not a plain file name", "'/etc/passwd' is not a plain file name", "'' is not a plain",
+        "'..' is not a plain", "tensor 'i': expected a file name, found int", "'sub/x.safetensors' is not a plain", "'a\\b' is not a plain",
+        "'a\\x00b' is not a plain"})
     CHECK_MESSAGE(contains(error, part), std::string(part));
   for (const char* text : {"[]", "{}", R"({"weight_map": 1})", R"({"weight_map": {}})"}) {
     put(folder / kIndexFile, text);
@@ -194,12 +201,13 @@ TEST_CASE("a model is written in shards whose index reads back") {
   writer.append("big", at::full({60}, 1.0f));
   writer.append("big", at::full({40}, 2.0f));
   writer.commit();
-  CHECK(writer.files() == std::vector<std::string>{"model-00001-of-00004.safetensors", "model-00002-of-00004.safetensors", "model-00003-of-00004.safetensors",
-                                                    "model-00004-of-00004.safetensors", "model.safetensors.index.json"});
+  CHECK(writer.files() == std::vector<std::string>{"model-00001-of-00004.safetensors", "model-00002-of-00004.safetensors",
+                                                   "model-00003-of-00004.safetensors", "model-00004-of-00004.safetensors",
+                                                   "model.safetensors.index.json"});
   const auto checkpoint = Checkpoint::open(folder.path());
   CHECK(checkpoint->names().size() == 6);
   CHECK(checkpoint->total_bytes() == 600);
   CHECK(checkpoint->read("t3")[9].item<float>() == 3);
   CHECK(checkpoint->read("big").sum().item<float>() == 140);
-  CHECK(contains(get(folder / kIndexFile), "\"total_size\": 600"));
+  CHECK(contains(get(folder / kIndexFile), "\"total_size\":600"));
 }

@@ -54,7 +54,8 @@ std::string inner_checkpoint(const fs::path& folder) {
 }  // namespace
 
 bool is_plain_file_name(const std::string& name) {
-  return !name.empty() && name != "." && name != ".." && name.size() <= 255 && name.find_first_of(std::string("/\\\0", 3)) == std::string::npos;
+  return !name.empty() && name != "." && name != ".." && name.size() <= 255 &&
+         name.find_first_of(std::string("/\\\0", 3)) == std::string::npos;
 }
 
 void check_checkpoint_folder(const fs::path& given) {
@@ -66,41 +67,53 @@ void check_checkpoint_folder(const fs::path& given) {
   if (!fs::is_directory(status)) {
     const fs::path parent = folder.parent_path();
     fail(ErrorCode::Data, folder.string(), " is a file, expected a Hugging Face folder",
-         is_file(parent / kConfigFile) ? concat("; name its folder instead: ", parent.string()) : " that holds config.json and safetensors files");
+         is_file(parent / kConfigFile) ? concat("; name its folder instead: ", parent.string())
+                                       : " that holds config.json and safetensors files");
   }
   if (is_file(folder / kConfigFile)) return;
   if (fs::is_symlink(folder / kConfigFile, error))
     fail(ErrorCode::Data, (folder / kConfigFile).string(), " is a link to a file that does not exist; download the model again");
   if (is_file(folder / "adapter_config.json"))
-    fail(ErrorCode::Data, folder.string(), " is an adapter folder (adapter_config.json, no config.json); name it as the path of an adapter, and the base model's folder as the model's path");
+    fail(ErrorCode::Data, folder.string(),
+         " is an adapter folder (adapter_config.json, no config.json); name it as the path of an adapter, and the base model's folder as "
+         "the model's path");
   fail(ErrorCode::Data, folder.string(), " has no config.json, expected a Hugging Face folder", inner_checkpoint(folder));
 }
 
 void refuse_foreign_weights(const fs::path& folder) {
   for (const auto& name : {std::string(kSingleFile), std::string(kIndexFile)}) {
     std::error_code error;
-    if (fs::is_symlink(folder / name, error)) fail(ErrorCode::Data, (folder / name).string(), " is a link to a file that does not exist; download the model again");
+    if (fs::is_symlink(folder / name, error))
+      fail(ErrorCode::Data, (folder / name).string(), " is a link to a file that does not exist; download the model again");
   }
   std::vector<std::string> pickled, gguf, other, shards;
   for (const auto& name : entry_names(folder, false)) {
     const std::string ending = fs::path(name).extension().string();
-    if (ending == ".gguf") gguf.push_back(name);
-    else if (ending == ".bin" && name.find("model") != std::string::npos) pickled.push_back(name);
-    else if (ending == ".pth" || ending == ".pt" || ending == ".h5" || ending == ".msgpack") pickled.push_back(name);
-    else if (ending == ".safetensors" && name.starts_with("model-") && name.find("-of-") != std::string::npos) shards.push_back(name);
-    else if (ending == ".safetensors" && !name.starts_with("adapter_")) other.push_back(name);
+    if (ending == ".gguf")
+      gguf.push_back(name);
+    else if (ending == ".bin" && name.find("model") != std::string::npos)
+      pickled.push_back(name);
+    else if (ending == ".pth" || ending == ".pt" || ending == ".h5" || ending == ".msgpack")
+      pickled.push_back(name);
+    else if (ending == ".safetensors" && name.starts_with("model-") && name.find("-of-") != std::string::npos)
+      shards.push_back(name);
+    else if (ending == ".safetensors" && !name.starts_with("adapter_"))
+      other.push_back(name);
   }
   const std::string where = folder.string();
   if (!shards.empty())
-    fail(ErrorCode::Data, where, " holds ", shards.size(), " shards such as ", in_quotes(shards.front()), " but not their index ", kIndexFile, "; download the index as well");
+    fail(ErrorCode::Data, where, " holds ", shards.size(), " shards such as ", in_quotes(shards.front()), " but not their index ",
+         kIndexFile, "; download the index as well");
   if (!other.empty())
     fail(ErrorCode::Data, where, " holds ", in_quotes(other.front()), ", expected ", kSingleFile, " or ", kIndexFile,
          "; if its tensors carry the names of transformers, rename it to ", kSingleFile);
   if (pickled.empty() && gguf.empty()) return;
   const bool from_gguf = pickled.empty();
   fail(ErrorCode::Data, where, " holds its weights as ", in_quotes(from_gguf ? gguf.front() : pickled.front()),
-       ", expected safetensors; convert them once with\n  python -c \"from transformers import AutoModelForCausalLM as M; M.from_pretrained('", where, "'",
-       from_gguf ? concat(", gguf_file='", gguf.front(), "'") : std::string(), ").save_pretrained('", where, "-safetensors')\"\n  (and copy the tokenizer files beside them)");
+       ", expected safetensors; convert them once with\n  python -c \"from transformers import AutoModelForCausalLM as M; "
+       "M.from_pretrained('",
+       where, "'", from_gguf ? concat(", gguf_file='", gguf.front(), "'") : std::string(), ").save_pretrained('", where,
+       "-safetensors')\"\n  (and copy the tokenizer files beside them)");
 }
 
 }  // namespace tenon::host

@@ -89,9 +89,11 @@ std::string prefix_hint(const std::vector<std::string>& missing, const std::vect
   if (best_count * 2 < missing.size()) return {};
   if (best_lacks)
     return concat("the names in the file lack the prefix ", in_quotes(best), " (", best_count, " of ", missing.size(),
-                  " missing tensors are there without it): it was saved from the model's body alone; add the prefix, or save it from the whole model");
-  return concat("the names in the file carry the extra prefix ", in_quotes(best), " (", best_count, " of ", missing.size(),
-                " missing tensors are there with it): it was saved from inside a wrapper; save it from the model itself, or strip the prefix");
+                  " missing tensors are there without it): it was saved from the model's body alone; add the prefix, or save it from the "
+                  "whole model");
+  return concat(
+      "the names in the file carry the extra prefix ", in_quotes(best), " (", best_count, " of ", missing.size(),
+      " missing tensors are there with it): it was saved from inside a wrapper; save it from the model itself, or strip the prefix");
 }
 
 }  // namespace tenon::host

@@ -11,7 +11,9 @@
 namespace tenon::host {
 
 SafetensorsFile::SafetensorsFile(const std::filesystem::path& file)
-    : path_(file), map_(std::make_unique<MappedFile>(file)), header_(parse_safetensors_header(map_->bytes(), map_->bytes().size(), file.string())) {}
+    : path_(file),
+      map_(std::make_unique<MappedFile>(file)),
+      header_(parse_safetensors_header(map_->bytes(), map_->bytes().size(), file.string())) {}
 
 std::vector<std::string> SafetensorsFile::names() const {
   std::vector<std::string> names;

@@ -20,7 +20,8 @@ constexpr size_t kMaxDimensions = 64;
 
 std::string_view header_text(std::span<const std::byte> head, uint64_t file_bytes, const std::string& origin) {
   if (file_bytes < 8 || head.size() < 8)
-    fail(ErrorCode::Data, origin, ": the file has ", file_bytes, " bytes; a safetensors file starts with 8 bytes that give the length of its header");
+    fail(ErrorCode::Data, origin, ": the file has ", file_bytes,
+         " bytes; a safetensors file starts with 8 bytes that give the length of its header");
   uint64_t length = 0;
   std::memcpy(&length, head.data(), 8);
   const std::string_view start(reinterpret_cast<const char*>(head.data()), head.size());
@@ -28,12 +29,15 @@ std::string_view header_text(std::span<const std::byte> head, uint64_t file_byte
     fail(ErrorCode::Data, origin, ": this is a Git LFS pointer, not the weights; run 'git lfs pull' in its repository");
   if (length == 0) fail(ErrorCode::Data, origin, ": the header is empty, expected a JSON object");
   if (length > kMaxSafetensorsHeader)
-    fail(ErrorCode::Data, origin, ": the header claims ", length, " bytes, over the limit of ", kMaxSafetensorsHeader, "; this is no safetensors file or it is damaged");
+    fail(ErrorCode::Data, origin, ": the header claims ", length, " bytes, over the limit of ", kMaxSafetensorsHeader,
+         "; this is no safetensors file or it is damaged");
   if (length > file_bytes - 8)
-    fail(ErrorCode::Data, origin, ": the header claims ", length, " bytes but only ", file_bytes - 8, " follow; the file is truncated or damaged, download it again");
+    fail(ErrorCode::Data, origin, ": the header claims ", length, " bytes but only ", file_bytes - 8,
+         " follow; the file is truncated or damaged, download it again");
   if (length > head.size() - 8) fail(ErrorCode::Internal, origin, ": ", head.size(), " bytes given of a header of ", length);
   const std::string_view text = start.substr(8, length);
-  if (text.front() != '{') fail(ErrorCode::Data, origin, ": the header does not start with '{'; this is no safetensors file or it is damaged");
+  if (text.front() != '{')
+    fail(ErrorCode::Data, origin, ": the header does not start with '{'; this is no safetensors file or it is damaged");
   return text;
 }
 
@@ -71,7 +75,8 @@ RawEntry read_entry(const Value& value) {
   entry.dtype = dtype.as_string();
   const Value& shape = required(value, "shape");
   if (!shape.is_list()) fail(ErrorCode::Data, "'shape' must be a list, found ", shape.type_name());
-  if (shape.as_list().size() > kMaxDimensions) fail(ErrorCode::Data, "'shape' has ", shape.as_list().size(), " dimensions, more than ", kMaxDimensions);
+  if (shape.as_list().size() > kMaxDimensions)
+    fail(ErrorCode::Data, "'shape' has ", shape.as_list().size(), " dimensions, more than ", kMaxDimensions);
   for (const Value& d : shape.as_list()) entry.shape.push_back(static_cast<int64_t>(natural(d, "'shape'")));
   const Value& offsets = required(value, "data_offsets");
   if (!offsets.is_list() || offsets.as_list().size() != 2) fail(ErrorCode::Data, "'data_offsets' must be a list of two numbers");
@@ -87,9 +92,11 @@ SafetensorsEntry checked_entry(const std::string& name, RawEntry raw, at::Scalar
   const uint64_t expected = is_empty ? 0 : *bytes;
   if (raw.begin > raw.end) fail(ErrorCode::Data, "the data begins at ", raw.begin, " and ends before that, at ", raw.end);
   if (raw.end - raw.begin != expected)
-    fail(ErrorCode::Data, raw.dtype, " ", shape_text(raw.shape), " takes ", expected, " bytes, but data_offsets [", raw.begin, ", ", raw.end, "] hold ", raw.end - raw.begin);
+    fail(ErrorCode::Data, raw.dtype, " ", shape_text(raw.shape), " takes ", expected, " bytes, but data_offsets [", raw.begin, ", ",
+         raw.end, "] hold ", raw.end - raw.begin);
   if (raw.end > data_bytes)
-    fail(ErrorCode::Data, "the data ends at byte ", raw.end, " but the file holds ", data_bytes, " bytes of data; it is truncated or damaged, download it again");
+    fail(ErrorCode::Data, "the data ends at byte ", raw.end, " but the file holds ", data_bytes,
+         " bytes of data; it is truncated or damaged, download it again");
   return {TensorSpec{name, std::move(raw.shape), dtype}, data_start + raw.begin, expected};
 }
 
@@ -98,14 +105,17 @@ void check_coverage(const SafetensorsHeader& header, uint64_t data_start, uint64
   std::vector<const SafetensorsEntry*> order;
   order.reserve(header.tensors.size());
   for (const auto& [name, entry] : header.tensors) order.push_back(&entry);
-  std::sort(order.begin(), order.end(), [](const auto* a, const auto* b) { return std::tie(a->offset, a->bytes) < std::tie(b->offset, b->bytes); });
+  std::sort(order.begin(), order.end(),
+            [](const auto* a, const auto* b) { return std::tie(a->offset, a->bytes) < std::tie(b->offset, b->bytes); });
   uint64_t position = data_start;
   const SafetensorsEntry* before = nullptr;
   for (const SafetensorsEntry* entry : order) {
     if (entry->offset < position)
-      fail(ErrorCode::Data, origin, ": the data of tensors ", in_quotes(before->spec.name), " and ", in_quotes(entry->spec.name), " overlaps; the file is damaged");
+      fail(ErrorCode::Data, origin, ": the data of tensors ", in_quotes(before->spec.name), " and ", in_quotes(entry->spec.name),
+           " overlaps; the file is damaged");
     if (entry->offset > position)
-      fail(ErrorCode::Data, origin, ": ", entry->offset - position, " bytes before tensor ", in_quotes(entry->spec.name), " belong to no tensor; the file is damaged");
+      fail(ErrorCode::Data, origin, ": ", entry->offset - position, " bytes before tensor ", in_quotes(entry->spec.name),
+           " belong to no tensor; the file is damaged");
     position += entry->bytes;
     before = entry;
   }
@@ -127,7 +137,8 @@ SafetensorsHeader parse_safetensors_header(std::span<const std::byte> head, uint
     if (name == "__metadata__") {
       if (!value.is_table()) fail(ErrorCode::Data, origin, ": __metadata__ must be an object, found ", value.type_name());
       for (const auto& [key, item] : value.as_table()) {
-        if (!item.is_string()) fail(ErrorCode::Data, origin, ": __metadata__ must hold strings; ", in_quotes(key), " is ", item.type_name());
+        if (!item.is_string())
+          fail(ErrorCode::Data, origin, ": __metadata__ must hold strings; ", in_quotes(key), " is ", item.type_name());
         header.metadata[key] = item.as_string();
       }
       continue;
@@ -148,7 +159,8 @@ SafetensorsHeader parse_safetensors_header(std::span<const std::byte> head, uint
     std::string list;
     for (const auto& item : unknown) list += (list.empty() ? "" : ", ") + item;
     if (unknown_count > unknown.size()) list += concat(" and ", unknown_count - unknown.size(), " more");
-    fail(ErrorCode::Data, origin, ": unknown dtype ", list, "; known are the floating, integer and boolean types of LibTorch, F64 to F8_E8M0");
+    fail(ErrorCode::Data, origin, ": unknown dtype ", list,
+         "; known are the floating, integer and boolean types of LibTorch, F64 to F8_E8M0");
   }
   check_coverage(header, data_start, file_bytes, origin);
   return header;

@@ -65,14 +65,25 @@ TEST_CASE("a damaged or hostile header is refused with what is wrong") {
       {safetensors_bytes("{" + tensor("a", "F32", "[4611686018427387904,4]", "[0,0]") + "}"), "too large"},
       {safetensors_bytes("{" + tensor("a", "U8", "[0,4611686018427387904,4]", "[0,0]") + "}"), "too large"},
       {safetensors_bytes("{" + tensor("a", "F32", "[1]", "[0,4]") + "," + tensor("b", "F32", "[1]", "[0,4]") + "}", four), "overlaps"},
-      {safetensors_bytes("{" + tensor("a", "U8", "[4]", "[0,4]") + "," + tensor("b", "U8", "[4]", "[2,6]") + "}", std::string(6, 'x')), "'a' and 'b' overlaps"},
+      {safetensors_bytes("{" + tensor("a", "U8", "[4]", "[0,4]") + "," + tensor("b", "U8", "[4]", "[2,6]") + "}", std::string(6, 'x')),
+       "'a' and 'b' overlaps"},
       {safetensors_bytes("{" + tensor("a", "F32", "[1]", "[4,8]") + "}", eight), "4 bytes before tensor 'a' belong to no tensor"},
       {safetensors_bytes("{" + tensor("a", "F32", "[1]", "[0,4]") + "}", eight), "4 bytes at the end"},
       {safetensors_bytes("{}", four), "4 bytes at the end"},
       {safetensors_bytes("{" + tensor("a", "F32", "[1]", "[0,4]") + "," + tensor("a", "F32", "[1]", "[0,4]") + "}", four), "twice"},
-      {safetensors_bytes("{" + tensor("a", "F7", "[1]", "[0,4]") + "," + tensor("b", "INT3", "[1]", "[0,4]") + "}", four), "'F7' of tensor 'a', 'INT3' of tensor 'b'"},
+      {safetensors_bytes("{" + tensor("a", "F7", "[1]", "[0,4]") + "," + tensor("b", "INT3", "[1]", "[0,4]") + "}", four),
+       "'F7' of tensor 'a', 'INT3' of tensor 'b'"},
       {safetensors_bytes("{\"a\":" + deep(5000) + "}"), "deep"},
-      {safetensors_bytes("{" + tensor("a", "U8", "[" + std::string("1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1") + "]", "[0,1]") + "}", "x"), "65 dimensions"},
+      {safetensors_bytes("{" +
+                             tensor("a", "U8",
+                                    "[" +
+                                        std::string("1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,"
+                                                    "1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1") +
+                                        "]",
+                                    "[0,1]") +
+                             "}",
+                         "x"),
+       "65 dimensions"},
       {safetensors_bytes("{\"__metadata__\":[]}"), "__metadata__ must be an object"},
       {safetensors_bytes("{\"__metadata__\":{\"k\":1}}"), "must hold strings"},
       {safetensors_bytes("{" + tensor("a\\u001b[2J", "F32", "[2]", "[0,4]") + "}", four), "'a\\x1b[2J'"},
@@ -95,9 +106,10 @@ TEST_CASE("every prefix of a good file is refused") {
 }
 
 TEST_CASE("a header may hold empty tensors, scalars, metadata and padding") {
-  const auto header = parse(safetensors_bytes("{\"__metadata__\":{\"format\":\"pt\"}," + tensor("none", "F32", "[0,3]", "[0,0]") + "," + tensor("one", "I64", "[]", "[0,8]") + "," +
-                                                  tensor("end", "F16", "[5,0]", "[8,8]") + "}     ",
-                                              "12345678"));
+  const auto header =
+      parse(safetensors_bytes("{\"__metadata__\":{\"format\":\"pt\"}," + tensor("none", "F32", "[0,3]", "[0,0]") + "," +
+                                  tensor("one", "I64", "[]", "[0,8]") + "," + tensor("end", "F16", "[5,0]", "[8,8]") + "}     ",
+                              "12345678"));
   CHECK(header.metadata.at("format") == "pt");
   CHECK(header.tensors.size() == 3);
   CHECK(header.tensors.at("one").spec.shape.empty());
@@ -125,8 +137,9 @@ TEST_CASE("bytes as the Python package writes them are read bit for bit") {
 
 TEST_CASE("what is written is what is read, for every dtype") {
   TempFolder folder;
-  const at::ScalarType dtypes[] = {at::kDouble, at::kFloat, at::kHalf, at::kBFloat16, at::kLong, at::kInt, at::kShort, at::kChar, at::kByte, at::kBool,
-                                   at::kUInt16, at::kUInt32, at::kUInt64, at::kFloat8_e4m3fn, at::kFloat8_e5m2, at::kComplexFloat};
+  const at::ScalarType dtypes[] = {at::kDouble, at::kFloat,         at::kHalf,        at::kBFloat16,    at::kLong,   at::kInt,
+                                   at::kShort,  at::kChar,          at::kByte,        at::kBool,        at::kUInt16, at::kUInt32,
+                                   at::kUInt64, at::kFloat8_e4m3fn, at::kFloat8_e5m2, at::kComplexFloat};
   std::vector<NamedTensor> tensors;
   for (auto dtype : dtypes) tensors.push_back({concat("t.", c10::toString(dtype)), at::rand({3, 5}).mul(100).to(dtype)});
   tensors.push_back({"scalar", at::full({}, 3.25)});
@@ -142,7 +155,7 @@ TEST_CASE("what is written is what is read, for every dtype") {
     CHECK((back.scalar_type() == tensor.scalar_type()));
     REQUIRE(back.sizes() == tensor.sizes());
     const at::Tensor same = tensor.contiguous();
-    CHECK(std::memcmp(back.const_data_ptr(), same.const_data_ptr(), same.nbytes()) == 0);
+    CHECK((same.nbytes() == 0 || std::memcmp(back.const_data_ptr(), same.const_data_ptr(), same.nbytes()) == 0));
     // Aligned for readers that view bytes as they are.
     CHECK(file.header().tensors.at(name).offset % tensor.element_size() == 0);
   }
@@ -154,7 +167,8 @@ TEST_CASE("views share the map, and an unaligned tensor is copied into place") {
   const float values[3] = {1, 2, 3};
   std::string data("x", 1);
   data.append(reinterpret_cast<const char*>(values), 12);
-  put(folder / "x.safetensors", safetensors_bytes("{" + tensor("byte", "U8", "[1]", "[0,1]") + "," + tensor("f", "F32", "[3]", "[1,13]") + "}   ", data));
+  put(folder / "x.safetensors",
+      safetensors_bytes("{" + tensor("byte", "U8", "[1]", "[0,1]") + "," + tensor("f", "F32", "[3]", "[1,13]") + "}   ", data));
   const SafetensorsFile file(folder / "x.safetensors");
   const at::Tensor f = file.view_rows("f", 1, 3);
   CHECK(reinterpret_cast<uintptr_t>(f.const_data_ptr()) % 4 == 0);
@@ -189,13 +203,17 @@ TEST_CASE("a file under its name is complete, or it is not there") {
   const SafetensorsFile file(folder / "x.safetensors");
   CHECK(file.read("a")[1][0].item<float>() == 2);
   CHECK(file.read("b")[0].item<float>() == 1);
-  CHECK(contains(error_of([&] { write_safetensors(folder / "y.safetensors", {{"a", at::ones({1}, at::kComplexDouble)}}); }), "ComplexDouble"));
+  CHECK(contains(error_of([&] {
+                   write_safetensors(folder / "y.safetensors", {{"a", at::ones({1}, at::kComplexDouble)}});
+                 }),
+                 "ComplexDouble"));
   CHECK(contains(error_of([&] { write_safetensors(folder / "y.safetensors", {{"a", at::ones({1})}, {"a", at::ones({1})}}); }), "twice"));
   CHECK(contains(error_of([&] { write_safetensors(folder / "no" / "y.safetensors", {{"a", at::ones({1})}}); }), "cannot be created"));
 }
 
 TEST_CASE("dtype names go both ways") {
-  for (const char* name : {"F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "BOOL", "F8_E4M3", "F8_E5M2", "U16", "U32", "U64", "C64"})
+  for (const char* name :
+       {"F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "BOOL", "F8_E4M3", "F8_E5M2", "U16", "U32", "U64", "C64"})
     CHECK(safetensors_name(*dtype_from_safetensors(name)) == name);
   CHECK_FALSE(dtype_from_safetensors("F4").has_value());
   CHECK(config_name(at::kBFloat16) == "bfloat16");

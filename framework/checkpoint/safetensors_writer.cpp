@@ -55,16 +55,19 @@ Value entry_json(const TensorSpec& spec, uint64_t begin, uint64_t end) {
 
 }  // namespace
 
-SafetensorsWriter::SafetensorsWriter(fs::path file, const std::vector<TensorSpec>& specs, const std::map<std::string, std::string>& metadata)
+SafetensorsWriter::SafetensorsWriter(fs::path file, const std::vector<TensorSpec>& specs,
+                                     const std::map<std::string, std::string>& metadata)
     : file_(std::move(file)) {
   std::vector<const TensorSpec*> order;
   for (const auto& spec : specs) {
     if (safetensors_name(spec.dtype).empty())
-      fail(ErrorCode::Data, "tensor ", in_quotes(spec.name), " has dtype ", c10::toString(spec.dtype), ", which safetensors files cannot hold");
+      fail(ErrorCode::Data, "tensor ", in_quotes(spec.name), " has dtype ", c10::toString(spec.dtype),
+           ", which safetensors files cannot hold");
     if (spec.name == "__metadata__") fail(ErrorCode::Internal, "a tensor may not be named __metadata__");
     order.push_back(&spec);
   }
-  std::stable_sort(order.begin(), order.end(), [](const auto* a, const auto* b) { return c10::elementSize(a->dtype) > c10::elementSize(b->dtype); });
+  std::stable_sort(order.begin(), order.end(),
+                   [](const auto* a, const auto* b) { return c10::elementSize(a->dtype) > c10::elementSize(b->dtype); });
 
   // Joined by hand: a Value table looks for each key among all earlier ones.
   std::string text = "{";
@@ -76,14 +79,16 @@ SafetensorsWriter::SafetensorsWriter(fs::path file, const std::vector<TensorSpec
   uint64_t position = 0;
   for (const TensorSpec* spec : order) {
     const auto bytes = static_cast<uint64_t>(spec->bytes());
-    if (!places_.emplace(spec->name, Place{*spec, position, 0, bytes}).second) fail(ErrorCode::Internal, "tensor ", in_quotes(spec->name), " is to be written twice");
+    if (!places_.emplace(spec->name, Place{*spec, position, 0, bytes}).second)
+      fail(ErrorCode::Internal, "tensor ", in_quotes(spec->name), " is to be written twice");
     if (text.size() > 1) text += ',';
     text += to_json(Value(spec->name)) + ":" + to_json(entry_json(*spec, position, position + bytes));
     position += bytes;
   }
   text += '}';
   text.resize((text.size() + 7) / 8 * 8, ' ');
-  if (text.size() > kMaxSafetensorsHeader) fail(ErrorCode::Data, file_.string(), ": the header would take ", text.size(), " bytes, over the format's limit");
+  if (text.size() > kMaxSafetensorsHeader)
+    fail(ErrorCode::Data, file_.string(), ": the header would take ", text.size(), " bytes, over the format's limit");
   for (auto& [name, place] : places_) place.offset += 8 + text.size();
 
   const fs::path folder = file_.parent_path();
@@ -124,8 +129,9 @@ void SafetensorsWriter::append(const std::string& name, const at::Tensor& rows) 
   Place& place = it->second;
   const auto bytes = static_cast<uint64_t>(rows.numel()) * rows.element_size();
   if (rows.scalar_type() != place.spec.dtype || place.written + bytes > place.bytes)
-    fail(ErrorCode::Internal, "tensor ", in_quotes(name), " was announced as ", c10::toString(place.spec.dtype), " ", shape_text(place.spec.shape), ", ",
-         place.written, " bytes are written, and ", c10::toString(rows.scalar_type()), " ", shape_text(rows.sizes().vec()), " follows");
+    fail(ErrorCode::Internal, "tensor ", in_quotes(name), " was announced as ", c10::toString(place.spec.dtype), " ",
+         shape_text(place.spec.shape), ", ", place.written, " bytes are written, and ", c10::toString(rows.scalar_type()), " ",
+         shape_text(rows.sizes().vec()), " follows");
   if (bytes == 0) return;
   const at::Tensor source = rows.detach();
   if (source.device().is_cpu() && source.is_contiguous()) {
@@ -144,7 +150,9 @@ void SafetensorsWriter::append(const std::string& name, const at::Tensor& rows) 
 
 void SafetensorsWriter::commit() {
   for (const auto& [name, place] : places_)
-    if (place.written != place.bytes) fail(ErrorCode::Internal, file_.string(), ": of tensor ", in_quotes(name), " ", place.written, " of ", place.bytes, " bytes were written");
+    if (place.written != place.bytes)
+      fail(ErrorCode::Internal, file_.string(), ": of tensor ", in_quotes(name), " ", place.written, " of ", place.bytes,
+           " bytes were written");
   if (::fsync(fd_) != 0) fail_errno(file_, "cannot be written");
   const int fd = fd_;
   fd_ = -1;
@@ -174,7 +182,8 @@ ModelWriter::ModelWriter(fs::path folder, const std::vector<TensorSpec>& specs, 
     in_shard += spec.bytes();
     total_bytes_ += spec.bytes();
     total_elements_ += spec.numel();
-    if (!where_.emplace(spec.name, shards.size() - 1).second) fail(ErrorCode::Internal, "tensor ", in_quotes(spec.name), " is to be written twice");
+    if (!where_.emplace(spec.name, shards.size() - 1).second)
+      fail(ErrorCode::Internal, "tensor ", in_quotes(spec.name), " is to be written twice");
   }
   require_room(folder_, static_cast<uint64_t>(total_bytes_));
   for (size_t i = 0; i < shards.size(); ++i) {
@@ -194,15 +203,17 @@ void ModelWriter::append(const std::string& name, const at::Tensor& rows) {
 void ModelWriter::commit() {
   for (auto& shard : shards_) shard->commit();
   if (names_.size() == 1) return;
-  Value::Table weight_map;
-  for (const auto& [name, shard] : where_) weight_map.emplace_back(name, Value(names_[shard]));
-  Value index = Value::table();
   Value metadata = Value::table();
   metadata.set("total_parameters", total_elements_);
   metadata.set("total_size", total_bytes_);
-  index.set("metadata", std::move(metadata));
-  index.set("weight_map", Value(std::move(weight_map)));
-  write_file(folder_ / kIndexFile, to_json(index, 2) + "\n");
+  // Joined by hand, as the headers are: models of experts have tens of thousands of names.
+  std::string text = "{\n  \"metadata\": " + to_json(metadata) + ",\n  \"weight_map\": {";
+  const char* separator = "\n";
+  for (const auto& [name, shard] : where_) {
+    text += separator + ("    " + to_json(Value(name)) + ": " + to_json(Value(names_[shard])));
+    separator = ",\n";
+  }
+  write_file(folder_ / kIndexFile, text + "\n  }\n}\n");
 }
 
 std::vector<std::string> ModelWriter::files() const {

@@ -17,7 +17,8 @@ namespace tenon::host {
 class SafetensorsWriter {
  public:
   // Error(Data) when the disk has too little room or a dtype has no name in the format.
-  SafetensorsWriter(std::filesystem::path file, const std::vector<TensorSpec>& specs, const std::map<std::string, std::string>& metadata = {{"format", "pt"}});
+  SafetensorsWriter(std::filesystem::path file, const std::vector<TensorSpec>& specs,
+                    const std::map<std::string, std::string>& metadata = {{"format", "pt"}});
   SafetensorsWriter(const SafetensorsWriter&) = delete;
   SafetensorsWriter& operator=(const SafetensorsWriter&) = delete;
   ~SafetensorsWriter();

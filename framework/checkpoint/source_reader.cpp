@@ -21,10 +21,13 @@ SourceReader::SourceReader(const Checkpoint& checkpoint, Source source, std::vec
     std::vector<int64_t> part_shape = spec.shape;
     if (!part_shape.empty()) part_shape[0] = length;
     std::vector<int64_t> expected = shape_;
-    if (stack_ && !expected.empty()) expected.erase(expected.begin());
-    else if (!expected.empty()) expected[0] = length;
+    if (stack_ && !expected.empty())
+      expected.erase(expected.begin());
+    else if (!expected.empty())
+      expected[0] = length;
     if (piece.start < 0 || length < 0 || piece.start + length > have || part_shape != expected)
-      fail(ErrorCode::Data, "tensor ", in_quotes(piece.tensor), " ", shape_text(spec.shape), " does not fit a weight of ", shape_text(shape_));
+      fail(ErrorCode::Data, "tensor ", in_quotes(piece.tensor), " ", shape_text(spec.shape), " does not fit a weight of ",
+           shape_text(shape_));
     dtype_ = parts_.empty() ? spec.dtype : c10::promoteTypes(dtype_, spec.dtype);
     parts_.push_back({std::move(piece.tensor), row, stack_ ? 1 : length, piece.start, length});
     row += parts_.back().rows;
@@ -33,7 +36,8 @@ SourceReader::SourceReader(const Checkpoint& checkpoint, Source source, std::vec
 }
 
 void SourceReader::for_each_part(int64_t first, int64_t last, const std::function<void(const Part&, int64_t, int64_t)>& visit) const {
-  if (first < 0 || first > last || last > rows()) fail(ErrorCode::Internal, "rows [", first, ", ", last, ") asked for of a weight of ", shape_text(shape_));
+  if (first < 0 || first > last || last > rows())
+    fail(ErrorCode::Internal, "rows [", first, ", ", last, ") asked for of a weight of ", shape_text(shape_));
   // The first part that ends behind `first`.
   auto it = std::upper_bound(parts_.begin(), parts_.end(), first, [](int64_t row, const Part& part) { return row < part.row + part.rows; });
   for (; it != parts_.end() && it->row < last; ++it) {

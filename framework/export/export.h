@@ -11,11 +11,11 @@
 namespace tenon::host {
 
 struct ExportOptions {
-  std::string format = {};                        // empty: peft when there are adapters that are not to be merged, else hf
+  std::string format = {};  // empty: peft when there are adapters that are not to be merged, else hf
   std::filesystem::path to = {};
-  bool merge = false;                             // adapters into the weights
-  std::string base_model = {};                    // what an adapter's config names as its base
-  std::filesystem::path chat_template = {};       // the recipe's own; empty: the checkpoint's files as they are
+  bool merge = false;                                  // adapters into the weights
+  std::string base_model = {};                         // what an adapter's config names as its base
+  std::filesystem::path chat_template = {};            // the recipe's own; empty: the checkpoint's files as they are
   std::vector<std::string> quantizers_of_format = {};  // Registry::names_with("quantizer", "format", format)
   int64_t max_shard_bytes = kMaxShardBytes;
 };

@@ -25,7 +25,7 @@ std::vector<std::string> files_below(const fs::path& folder) {
   std::vector<std::string> files;
   std::error_code error;
   for (fs::recursive_directory_iterator it(folder, error), end; !error && it != end; it.increment(error))
-    if (!it->is_directory()) files.push_back(it->path().lexically_relative(folder).generic_string());
+    if (it->is_symlink() || !it->is_directory()) files.push_back(it->path().lexically_relative(folder).generic_string());
   if (error) fail(ErrorCode::Data, folder.string(), " cannot be listed: ", error.message());
   std::sort(files.begin(), files.end());
   return files;
@@ -75,8 +75,10 @@ ExportFolder::ExportFolder(const fs::path& target, const fs::path& input) {
   if (error) fail(ErrorCode::Data, target_.parent_path().string(), " cannot be created: ", error.message());
   for (int attempt = 0; temporary_.empty(); ++attempt) {
     const fs::path candidate = target_.parent_path() / concat(".", target_.filename().string(), ".", ::getpid(), ".", attempt, ".part");
-    if (fs::create_directory(candidate, error)) temporary_ = candidate;
-    else if (error || attempt > 1000) fail(ErrorCode::Data, candidate.string(), " cannot be created: ", error ? error.message() : "it exists");
+    if (fs::create_directory(candidate, error))
+      temporary_ = candidate;
+    else if (error || attempt > 1000)
+      fail(ErrorCode::Data, candidate.string(), " cannot be created: ", error ? error.message() : "it exists");
   }
 }
 
@@ -97,7 +99,8 @@ std::vector<std::string> ExportFolder::commit(Value record) {
   if (::rename(temporary_.c_str(), target_.c_str()) != 0) {
     if (errno != ENOTEMPTY && errno != EEXIST) fail(ErrorCode::Data, target_.string(), " cannot be put in place: ", std::strerror(errno));
     const std::string foreign = foreign_file(target_);
-    if (!foreign.empty()) fail(ErrorCode::Data, target_.string(), " got the file '", foreign, "' while the export ran; export to another folder");
+    if (!foreign.empty())
+      fail(ErrorCode::Data, target_.string(), " got the file '", foreign, "' while the export ran; export to another folder");
     if (::renameat2(AT_FDCWD, temporary_.c_str(), AT_FDCWD, target_.c_str(), RENAME_EXCHANGE) != 0) {
       // File systems without exchange: for a moment neither is there.
       const fs::path old = temporary_.string() + ".old";

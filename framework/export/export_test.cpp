@@ -29,7 +29,9 @@ class EighthQuantizer final : public Quantizer {
   std::string format() const override { return "eighth/1"; }
   QuantizerFacts facts() const override { return {.bits_per_weight = 8}; }
   std::vector<TensorSpec> resident(const SlotSpec& slot) const override { return {{"weight", {slot.out, slot.in}, at::kChar}}; }
-  Tensors quantize(const SlotSpec&, const at::Tensor& weight, const Observer*) const override { return {at::round(weight.mul(8)).to(at::kChar)}; }
+  Tensors quantize(const SlotSpec&, const at::Tensor& weight, const Observer*) const override {
+    return {at::round(weight.mul(8)).to(at::kChar)};
+  }
   using Quantizer::dequantize;
   at::Tensor dequantize(const SlotSpec&, const Tensors& tensors, at::ScalarType dtype, int64_t first, int64_t last) const override {
     return tensors[0].narrow(0, first, last - first).to(at::kFloat).div(8).to(dtype);
@@ -51,7 +53,9 @@ class ShiftAdapter final : public Adapter {
   ShiftAdapter(std::vector<std::string> targets, float shift) : targets_(std::move(targets)), shift_(at::full({1}, shift)) {}
   std::vector<std::string> targets(const Blueprint&) const override { return targets_; }
   std::vector<TensorSpec> parameters(const SlotSpec&) const override { return {{"shift", {1}, at::kFloat}}; }
-  std::shared_ptr<Filler> wrap(const SlotSpec&, std::shared_ptr<Filler> base, at::Device, bool) override { return std::make_shared<Shifted>(std::move(base), *this); }
+  std::shared_ptr<Filler> wrap(const SlotSpec&, std::shared_ptr<Filler> base, at::Device, bool) override {
+    return std::make_shared<Shifted>(std::move(base), *this);
+  }
   std::vector<AdapterParameter> state() const override { return {{"base_model.model.shift", shift_}}; }
   void set_enabled(bool enabled) override { enabled_ = enabled; }
   void set_training(bool) override {}
@@ -93,8 +97,8 @@ SlotSpec slot_of(const std::string& path, int64_t out, int64_t in, const std::st
 // Embedding, one block with two slots cut from one file tensor, one quantizable slot with a bias and a norm; a tied head.
 Blueprint blueprint() {
   Blueprint b;
-  b.slots = {slot_of("embed", 12, 8), slot_of("layers.0.q", 4, 8, "layers.0.qk.weight", 0, 4), slot_of("layers.0.k", 2, 8, "layers.0.qk.weight", 4, 2), slot_of("layers.0.up", 6, 8),
-             slot_of("head", 12, 8)};
+  b.slots = {slot_of("embed", 12, 8), slot_of("layers.0.q", 4, 8, "layers.0.qk.weight", 0, 4),
+             slot_of("layers.0.k", 2, 8, "layers.0.qk.weight", 4, 2), slot_of("layers.0.up", 6, 8), slot_of("head", 12, 8)};
   b.slots[0].kind = SlotKind::Embedding, b.slots[0].role = SlotRole::InputEmbedding;
   b.slots[3].bias = true, b.slots[3].bias_sources = {Source::rename("layers.0.up.bias")};
   for (int i = 1; i < 4; ++i) b.slots[static_cast<size_t>(i)].stack = 0, b.slots[static_cast<size_t>(i)].block = 0;
@@ -118,7 +122,8 @@ struct Fixture {
     put(folder / "base/generation_config.json", "{\"eos_token_id\": 2}");
     put(folder / "base/pytorch_stuff.txt", "not copied");
     model.checkpoint = Checkpoint::open(folder / "base");
-    model.config = parse_json(R"({"architectures": ["X"], "torch_dtype": "float64", "tie_word_embeddings": true, "quantization_config": {"old": 1}})", "test");
+    model.config = parse_json(
+        R"({"architectures": ["X"], "torch_dtype": "float64", "tie_word_embeddings": true, "quantization_config": {"old": 1}})", "test");
     model.precision.compute = dtype;
     auto parts = std::make_shared<ModelParts>(blueprint(), model.precision, ModelParts::Devices{{{at::Device(at::kCPU)}}});
     for (const auto& slot : parts->slots()) {
@@ -154,7 +159,9 @@ struct Fixture {
     }
   }
 
-  ExportOptions options(const std::string& format) const { return {.format = format, .to = folder / "out", .base_model = "base", .quantizers_of_format = {"eighth"}}; }
+  ExportOptions options(const std::string& format) const {
+    return {.format = format, .to = folder / "out", .base_model = "base", .quantizers_of_format = {"eighth"}};
+  }
 };
 
 }  // namespace
@@ -164,7 +171,8 @@ TEST_CASE("a model goes back into the file tensors that its sources name") {
   const ExportReport report = export_model(f.model, f.options("hf"));
   CHECK(report.folder.filename() == "out");
   const auto written = Checkpoint::open(f.folder / "out");
-  CHECK(written->names() == std::vector<std::string>{"embed.weight", "layers.0.norm.weight", "layers.0.qk.weight", "layers.0.up.bias", "layers.0.up.weight"});
+  CHECK(written->names() ==
+        std::vector<std::string>{"embed.weight", "layers.0.norm.weight", "layers.0.qk.weight", "layers.0.up.bias", "layers.0.up.weight"});
   for (const auto& name : written->names()) CHECK((written->spec(name).dtype == at::kBFloat16));
   CHECK(written->spec("layers.0.qk.weight").shape == std::vector<int64_t>{6, 8});
   const at::Tensor qk = written->read("layers.0.qk.weight").to(at::kFloat);
@@ -185,7 +193,8 @@ TEST_CASE("a model goes back into the file tensors that its sources name") {
 TEST_CASE("a model with adapters is written merged, or not as a whole model") {
   Fixture f;
   f.adapt({"layers.0.q", "layers.0.up"}, 0.25f);
-  CHECK(contains(error_of([&] { export_model(f.model, f.options("hf")); }), "3 format 'hf' writes a whole model, but the model has the adapter 'default'"));
+  CHECK(contains(error_of([&] { export_model(f.model, f.options("hf")); }),
+                 "3 format 'hf' writes a whole model, but the model has the adapter 'default'"));
   CHECK_FALSE(std::filesystem::exists(f.folder / "out"));
   ExportOptions options = f.options("hf");
   options.merge = true;
@@ -229,7 +238,11 @@ TEST_CASE("quantized weights are packed by their quantizer") {
   ExportOptions options = f.options("eighth_file");
   options.merge = true;
   CHECK(export_model(f.model, options).notes.size() == 1);
-  CHECK(Checkpoint::open(f.folder / "out")->read("layers.0.up.weight").to(at::kFloat).div(8).equal(f.weights["layers.0.up"].add(at::full({1}, 0.25f))));
+  CHECK(Checkpoint::open(f.folder / "out")
+            ->read("layers.0.up.weight")
+            .to(at::kFloat)
+            .div(8)
+            .equal(f.weights["layers.0.up"].add(at::full({1}, 0.25f))));
 }
 
 TEST_CASE("a quantizer's format that does not fit the model is refused") {

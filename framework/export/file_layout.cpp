@@ -31,11 +31,13 @@ class Layout {
       const bool is_tied = !slot.tied_to.empty();
       if (is_tied && !(request_.write_tied && request_.write_tied(slot))) continue;
       if (!request_.skip_weight || !request_.skip_weight(slot))
-        add(FilePart::Kind::Weight, slot.path, is_tied ? std::vector<Source>{Source::rename(slot.path + ".weight")} : slot.sources, weight_shape(slot), request_.dtype, order);
+        add(FilePart::Kind::Weight, slot.path, is_tied ? std::vector<Source>{Source::rename(slot.path + ".weight")} : slot.sources,
+            weight_shape(slot), request_.dtype, order);
       if (slot.bias) add(FilePart::Kind::Bias, slot.path, slot.bias_sources, bias_shape(slot), request_.dtype, order);
     }
     for (const auto& tensor : request_.blueprint->tensors)
-      add(FilePart::Kind::Tensor, tensor.path, tensor.sources, tensor.shape, at::isFloatingType(tensor.dtype) ? request_.dtype : tensor.dtype,
+      add(FilePart::Kind::Tensor, tensor.path, tensor.sources, tensor.shape,
+          at::isFloatingType(tensor.dtype) ? request_.dtype : tensor.dtype,
           tensor.stack >= 0 ? Order{1, tensor.stack, tensor.block} : Order{2, 0, 0});
     return finish();
   }
@@ -45,11 +47,14 @@ class Layout {
     if (sources.empty()) fail(ErrorCode::Internal, "the blueprint names no file tensor for '", path, "'");
     if (request_.checkpoint)
       for (const auto& source : sources)
-        if (std::all_of(source.pieces.begin(), source.pieces.end(), [&](const auto& piece) { return request_.checkpoint->has(piece.tensor); })) return source;
+        if (std::all_of(source.pieces.begin(), source.pieces.end(),
+                        [&](const auto& piece) { return request_.checkpoint->has(piece.tensor); }))
+          return source;
     return sources.front();
   }
 
-  void add(FilePart::Kind kind, const std::string& path, const std::vector<Source>& sources, std::vector<int64_t> shape, at::ScalarType dtype, Order order) {
+  void add(FilePart::Kind kind, const std::string& path, const std::vector<Source>& sources, std::vector<int64_t> shape,
+           at::ScalarType dtype, Order order) {
     const Source& source = layout_in_use(path, sources);
     const int64_t members = shape.empty() ? 1 : shape[0];
     if (source.stack) shape.erase(shape.begin());
@@ -63,7 +68,8 @@ class Layout {
     // The one piece of unknown length takes what the others leave.
     int64_t known = 0, open = 0;
     for (const auto& piece : source.pieces) piece.length < 0 ? ++open : known += piece.length;
-    if (source.stack && static_cast<int64_t>(source.pieces.size()) != members) fail(ErrorCode::Internal, "'", path, "' is a stack of ", members, " from ", source.pieces.size(), " tensors");
+    if (source.stack && static_cast<int64_t>(source.pieces.size()) != members)
+      fail(ErrorCode::Internal, "'", path, "' is a stack of ", members, " from ", source.pieces.size(), " tensors");
     if (!source.stack && open > 1) known = -1;
     int64_t row = 0;
     for (const auto& piece : source.pieces) {
@@ -74,7 +80,8 @@ class Layout {
       row += length;
     }
     if (row != (source.stack ? members * own_rows : own_rows))
-      fail(ErrorCode::Internal, "the sources of '", path, "' make up ", row, " rows, expected ", source.stack ? members * own_rows : own_rows);
+      fail(ErrorCode::Internal, "the sources of '", path, "' make up ", row, " rows, expected ",
+           source.stack ? members * own_rows : own_rows);
   }
 
   // Several whole tensors in a row: only the checkpoint knows where one ends.
@@ -96,7 +103,8 @@ class Layout {
       building_.push_back(std::move(file));
     }
     Building& file = building_[it->second];
-    if (file.tail != tail || file.tensor.spec.dtype != dtype) fail(ErrorCode::Internal, "weights of different widths share the file tensor ", in_quotes(name));
+    if (file.tail != tail || file.tensor.spec.dtype != dtype)
+      fail(ErrorCode::Internal, "weights of different widths share the file tensor ", in_quotes(name));
     return file;
   }
 
@@ -107,8 +115,9 @@ class Layout {
       int64_t position = 0;
       for (const auto& part : parts) {
         if (part.file_row != position)
-          fail(ErrorCode::Internal, "rows ", std::min(position, part.file_row), " to ", std::max(position, part.file_row), " of the file tensor ",
-               in_quotes(file.tensor.spec.name), part.file_row > position ? " come from nothing in the model" : " come from two weights of the model");
+          fail(ErrorCode::Internal, "rows ", std::min(position, part.file_row), " to ", std::max(position, part.file_row),
+               " of the file tensor ", in_quotes(file.tensor.spec.name),
+               part.file_row > position ? " come from nothing in the model" : " come from two weights of the model");
         position += part.rows;
       }
       if (!file.tensor.spec.shape.empty()) file.tensor.spec.shape[0] = position / file.inner;

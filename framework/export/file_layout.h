@@ -14,8 +14,8 @@ namespace tenon::host {
 struct FilePart {
   enum class Kind { Weight, Bias, Tensor };
   Kind kind = Kind::Weight;
-  std::string path;          // of the slot or tensor
-  int64_t row = 0, rows = 0; // of the model's weight
+  std::string path;           // of the slot or tensor
+  int64_t row = 0, rows = 0;  // of the model's weight
   int64_t file_row = 0;
 };
 
@@ -26,10 +26,10 @@ struct FileTensor {
 
 struct LayoutRequest {
   const Blueprint* blueprint = nullptr;
-  const Checkpoint* checkpoint = nullptr;                        // its layout is kept where a weight has several; null: the first
-  at::ScalarType dtype = at::kFloat;                             // of everything that is floating point
-  std::function<bool(const SlotSpec&)> skip_weight = nullptr;    // slots whose weight is written otherwise
-  std::function<bool(const SlotSpec&)> write_tied = nullptr;     // tied slots whose weight has become its own; default: none
+  const Checkpoint* checkpoint = nullptr;                      // its layout is kept where a weight has several; null: the first
+  at::ScalarType dtype = at::kFloat;                           // of everything that is floating point
+  std::function<bool(const SlotSpec&)> skip_weight = nullptr;  // slots whose weight is written otherwise
+  std::function<bool(const SlotSpec&)> write_tied = nullptr;   // tied slots whose weight has become its own; default: none
 };
 
 // The tensors of a file with all weights of a model, embeddings first, then block by block. Error(Internal) when sources do not cover a file tensor exactly.

@@ -27,7 +27,9 @@ ExportReport export_hf(LoadedModel& model, const ExportOptions& options) {
   write_companions(folder.path(), model, exported_config(model.config, dtype, untied, Value()), options.chat_template);
 
   ExportReport report{.folder = folder.target(), .format = options.format, .bytes = writer.total_bytes()};
-  if (untied) report.notes.push_back("input embedding and output head were tied and now differ: both are written, and config.json says tie_word_embeddings = false");
+  if (untied)
+    report.notes.push_back(
+        "input embedding and output head were tied and now differ: both are written, and config.json says tie_word_embeddings = false");
   report.files = folder.commit(export_record(options, dtype));
   return report;
 }

@@ -15,10 +15,23 @@ namespace {
 
 // Every name under which the Hugging Face libraries look for text and media processing.
 constexpr const char* kCompanions[] = {
-    "generation_config.json",   "tokenizer.json",     "tokenizer_config.json",  "special_tokens_map.json", "added_tokens.json",
-    "tokenizer.model",          "vocab.json",         "merges.txt",             "vocab.txt",               "spiece.model",
-    "sentencepiece.bpe.model",  "tekken.json",        "chat_template.jinja",    "chat_template.json",      "preprocessor_config.json",
-    "processor_config.json",    "video_preprocessor_config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tekken.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "video_preprocessor_config.json",
 };
 
 void set_dtype(Value& config, std::string_view name) {
@@ -68,8 +81,8 @@ void write_tensors(ModelWriter& writer, const std::vector<FileTensor>& layout, M
 
 void require_merged(const LoadedModel& model, const ExportOptions& options) {
   if (options.merge || model.adapters.empty()) return;
-  fail(ErrorCode::Recipe, "format '", options.format, "' writes a whole model, but the model has the adapter '", model.adapters.front().name,
-       "': merge it (export.merge = true, --merge), or write the adapter alone (format = \"peft\")");
+  fail(ErrorCode::Recipe, "format '", options.format, "' writes a whole model, but the model has the adapter '",
+       model.adapters.front().name, "': merge it (export.merge = true, --merge), or write the adapter alone (format = \"peft\")");
 }
 
 Value export_record(const ExportOptions& options, at::ScalarType dtype) {

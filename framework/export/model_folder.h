@@ -16,7 +16,8 @@ namespace tenon::host {
 Value exported_config(Value config, at::ScalarType dtype, bool untied, Value quantization);
 
 // config.json, and generation_config.json, tokenizer and processor files as the checkpoint has them.
-void write_companions(const std::filesystem::path& folder, const LoadedModel& model, const Value& config, const std::filesystem::path& chat_template);
+void write_companions(const std::filesystem::path& folder, const LoadedModel& model, const Value& config,
+                      const std::filesystem::path& chat_template);
 
 // All tensors of a layout, with progress.
 void write_tensors(ModelWriter& writer, const std::vector<FileTensor>& layout, ModelRows& rows);

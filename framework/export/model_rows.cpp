@@ -58,7 +58,10 @@ bool ModelRows::is_untied(const SlotSpec& slot) const {
     for (const auto& path : loaded.adapter->modules_to_save(model_.parts->blueprint()))
       if (path == slot.path || path == slot.tied_to) {
         const int64_t rows = std::min<int64_t>(slot.out, 64);
-        return !model_.parts->slot(slot.path).filler().dense_rows(at::kFloat, 0, rows).equal(model_.parts->slot(slot.tied_to).filler().dense_rows(at::kFloat, 0, rows));
+        return !model_.parts->slot(slot.path)
+                    .filler()
+                    .dense_rows(at::kFloat, 0, rows)
+                    .equal(model_.parts->slot(slot.tied_to).filler().dense_rows(at::kFloat, 0, rows));
       }
   return false;
 }
@@ -82,13 +85,15 @@ at::Tensor ModelRows::merged_weight(const SlotSpec& spec) {
   {
     AdaptersOff off(model_);
     const Slot& slot = model_.parts->slot(spec.path);
-    panels(0, rows, spec.in, [&](int64_t first, int64_t last) { weight.narrow(0, first, last - first).copy_(flat_rows(slot, at::kFloat, first, last)); });
+    panels(0, rows, spec.in,
+           [&](int64_t first, int64_t last) { weight.narrow(0, first, last - first).copy_(flat_rows(slot, at::kFloat, first, last)); });
   }
   weight = weight.view(shape);
   for (const LoadedAdapter* loaded : merged_by_.at(spec.path)) {
     call_plugin(loaded->type, "merge", spec.path, [&] { weight = loaded->adapter->merge(spec, weight); });
     if (weight.sizes() != at::IntArrayRef(shape) || weight.scalar_type() != at::kFloat)
-      fail(ErrorCode::Plugin, "adapter ", loaded->type, ": merging ", spec.path, " gave another shape or dtype than float32 ", shape_text(shape));
+      fail(ErrorCode::Plugin, "adapter ", loaded->type, ": merging ", spec.path, " gave another shape or dtype than float32 ",
+           shape_text(shape));
   }
   cached_ = weight.cpu().contiguous();
   cached_path_ = spec.path;
@@ -102,7 +107,8 @@ void ModelRows::for_each_panel(const FilePart& part, at::ScalarType dtype, const
     const SlotSpec& spec = slot.spec();
     if (is_merged(part.path)) {
       const at::Tensor whole = merged_weight(spec).view({-1, spec.in});
-      panels(part.row, part.row + part.rows, spec.in, [&](int64_t first, int64_t last) { write(whole.narrow(0, first, last - first).to(dtype)); });
+      panels(part.row, part.row + part.rows, spec.in,
+             [&](int64_t first, int64_t last) { write(whole.narrow(0, first, last - first).to(dtype)); });
       return;
     }
     // A tied weight that is written apart is the one from before the merge, whichever filler the two places share.
@@ -111,8 +117,10 @@ void ModelRows::for_each_panel(const FilePart& part, at::ScalarType dtype, const
     panels(part.row, part.row + part.rows, spec.in, [&](int64_t first, int64_t last) { write(flat_rows(slot, dtype, first, last)); });
     return;
   }
-  at::Tensor value = part.kind == FilePart::Kind::Bias ? model_.parts->slot(part.path).filler().bias() : model_.parts->dense(part.path).value;
-  if (!value.defined()) fail(ErrorCode::Internal, "'", part.path, "' has no ", part.kind == FilePart::Kind::Bias ? "bias" : "value", " to write");
+  at::Tensor value =
+      part.kind == FilePart::Kind::Bias ? model_.parts->slot(part.path).filler().bias() : model_.parts->dense(part.path).value;
+  if (!value.defined())
+    fail(ErrorCode::Internal, "'", part.path, "' has no ", part.kind == FilePart::Kind::Bias ? "bias" : "value", " to write");
   value = value.detach().reshape({-1});
   panels(part.row, part.row + part.rows, 1, [&](int64_t first, int64_t last) { write(value.narrow(0, first, last - first).to(dtype)); });
 }

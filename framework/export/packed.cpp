@@ -29,7 +29,9 @@ class Packer {
       const PlannedModule* planned = model.plan.find(slot.path);
       if (planned && planned->quantizer) slots_.push_back({&slot, planned->quantizer, planned->filler, {}});
     }
-    if (slots_.empty()) fail(ErrorCode::Recipe, "format '", options.format, "' writes quantized weights, but no weight of this model is quantized; use format = \"hf\"");
+    if (slots_.empty())
+      fail(ErrorCode::Recipe, "format '", options.format,
+           "' writes quantized weights, but no weight of this model is quantized; use format = \"hf\"");
     check_quantizers();
   }
 
@@ -45,10 +47,12 @@ class Packer {
     for (const auto& slot : slots_) {
       if (!asked.insert(slot.quantizer).second) continue;
       Value own;
-      call_plugin(slot.quantizer_name, "quantization_config", slot.spec->path, [&] { own = slot.quantizer->quantization_config(skipped, dtype); });
+      call_plugin(slot.quantizer_name, "quantization_config", slot.spec->path,
+                  [&] { own = slot.quantizer->quantization_config(skipped, dtype); });
       if (first && !(own == result))
-        fail(ErrorCode::Recipe, "format '", options_.format, "' has one quantization_config for the whole model, but ", first->spec->path, " (", first->quantizer_name, ") and ",
-             slot.spec->path, " (", slot.quantizer_name, ") need different ones; use one quantizer with one set of options, or format = \"hf\"");
+        fail(ErrorCode::Recipe, "format '", options_.format, "' has one quantization_config for the whole model, but ", first->spec->path,
+             " (", first->quantizer_name, ") and ", slot.spec->path, " (", slot.quantizer_name,
+             ") need different ones; use one quantizer with one set of options, or format = \"hf\"");
       if (!first) first = &slot, result = std::move(own);
     }
     return result;
@@ -91,11 +95,15 @@ class Packer {
     const Tensors* tensors = &again;
     if (rows_.is_merged(path)) {
       if (slot.quantizer->facts().needs_calibration)
-        fail(ErrorCode::Recipe, "merging into ", path, ": quantizer ", slot.quantizer_name, " needs calibration data to quantize the merged weight; use format = \"hf\" with merge, or \"peft\"");
-      call_plugin(slot.quantizer_name, "quantize", path, [&] { again = slot.quantizer->quantize(*slot.spec, rows_.merged_weight(*slot.spec), nullptr); });
+        fail(ErrorCode::Recipe, "merging into ", path, ": quantizer ", slot.quantizer_name,
+             " needs calibration data to quantize the merged weight; use format = \"hf\" with merge, or \"peft\"");
+      call_plugin(slot.quantizer_name, "quantize", path,
+                  [&] { again = slot.quantizer->quantize(*slot.spec, rows_.merged_weight(*slot.spec), nullptr); });
     } else {
       const auto* filler = dynamic_cast<const QuantizedFiller*>(model_.parts->slot(path).filler_ptr().get());
-      if (!filler) fail(ErrorCode::Internal, path, " is planned as quantized by ", slot.quantizer_name, " but filled with ", model_.parts->slot(path).filler().describe());
+      if (!filler)
+        fail(ErrorCode::Internal, path, " is planned as quantized by ", slot.quantizer_name, " but filled with ",
+             model_.parts->slot(path).filler().describe());
       tensors = &filler->tensors();
     }
     std::vector<NamedTensor> packed;
@@ -142,7 +150,8 @@ ExportReport export_packed(LoadedModel& model, const ExportOptions& options) {
   write_companions(folder.path(), model, exported_config(model.config, dtype, untied, std::move(quantization)), options.chat_template);
 
   ExportReport report{.folder = folder.target(), .format = options.format, .bytes = writer.total_bytes()};
-  if (options.merge && !model.adapters.empty()) report.notes.push_back("merged weights were quantized again: their rounding differs from that of the base; --verify shows the effect");
+  if (options.merge && !model.adapters.empty())
+    report.notes.push_back("merged weights were quantized again: their rounding differs from that of the base; --verify shows the effect");
   report.files = folder.commit(export_record(options, dtype));
   return report;
 }

@@ -27,8 +27,11 @@ std::string model_card(const LoadedAdapter& loaded, const Value& config, const s
   card += "- " + to_json(Value(loaded.type)) + "\n---\n\n";
   card += "# Adapter (" + loaded.type + ")\n\n";
   if (!base_model.empty()) card += "Trained on `" + base_model + "` with tenon.\n\n";
-  card += "```python\nfrom peft import PeftModel\nfrom transformers import AutoModelForCausalLM\n\nbase = AutoModelForCausalLM.from_pretrained(" +
-          to_json(Value(base_model.empty() ? "the base model" : base_model)) + ")\nmodel = PeftModel.from_pretrained(base, \"this folder\")\n```\n";
+  card +=
+      "```python\nfrom peft import PeftModel\nfrom transformers import AutoModelForCausalLM\n\nbase = "
+      "AutoModelForCausalLM.from_pretrained(" +
+      to_json(Value(base_model.empty() ? "the base model" : base_model)) +
+      ")\nmodel = PeftModel.from_pretrained(base, \"this folder\")\n```\n";
   return card;
 }
 
@@ -62,7 +65,8 @@ void write_adapters(const fs::path& folder, const std::vector<LoadedAdapter>& ad
 
 ExportReport export_peft(LoadedModel& model, const ExportOptions& options) {
   if (model.adapters.empty()) fail(ErrorCode::Recipe, "format 'peft' writes adapters, but the recipe has none; use format = \"hf\"");
-  if (options.merge) fail(ErrorCode::Recipe, "format 'peft' writes adapters as they are, and merge removes them; use format = \"hf\" with merge");
+  if (options.merge)
+    fail(ErrorCode::Recipe, "format 'peft' writes adapters as they are, and merge removes them; use format = \"hf\" with merge");
   ExportFolder folder(options.to, model.checkpoint ? model.checkpoint->folder() : fs::path());
   write_adapters(folder.path(), model.adapters, options.base_model);
   ExportReport report{.folder = folder.target(), .format = options.format};

@@ -44,15 +44,18 @@ ReplayComparison compare_replay(const Replay& recorded, const std::function<at::
     throw_if_interrupted();
     const at::Tensor after = choosing_logits(logits, one.prompt, one.answer);
     const int64_t steps = after.size(0), vocab = after.size(1);
-    if (one.logits.size(1) != vocab) fail(ErrorCode::Data, "the written model has a vocabulary of ", vocab, ", the model in memory one of ", one.logits.size(1));
+    if (one.logits.size(1) != vocab)
+      fail(ErrorCode::Data, "the written model has a vocabulary of ", vocab, ", the model in memory one of ", one.logits.size(1));
     for (int64_t step = 0; step < steps; ++step) {
       const float* before = one.logits.const_data_ptr<float>() + step * vocab;
       const float* now = after.const_data_ptr<float>() + step * vocab;
       double step_largest = 0;
       for (int64_t i = 0; i < vocab; ++i) {
         const double difference = std::abs(static_cast<double>(before[i]) - now[i]);
-        if (std::isnan(difference)) has_nan = true;
-        else worst = std::max(worst, difference), step_largest = std::max(step_largest, std::abs(static_cast<double>(before[i])));
+        if (std::isnan(difference))
+          has_nan = true;
+        else
+          worst = std::max(worst, difference), step_largest = std::max(step_largest, std::abs(static_cast<double>(before[i])));
       }
       largest = std::max(largest, step_largest);
       ++result.steps;
@@ -60,7 +63,8 @@ ReplayComparison compare_replay(const Replay& recorded, const std::function<at::
       const int64_t chosen = one.answer[static_cast<size_t>(step)];
       const int64_t now_best = std::max_element(now, now + vocab) - now;
       if (now_best == chosen) continue;
-      const bool is_tie = chosen >= 0 && chosen < vocab && std::abs(static_cast<double>(before[chosen]) - before[now_best]) <= tolerance * step_largest;
+      const bool is_tie =
+          chosen >= 0 && chosen < vocab && std::abs(static_cast<double>(before[chosen]) - before[now_best]) <= tolerance * step_largest;
       ++(is_tie ? result.near_ties : result.different_tokens);
     }
   }
@@ -70,7 +74,8 @@ ReplayComparison compare_replay(const Replay& recorded, const std::function<at::
 
 std::string ReplayComparison::to_text() const {
   return concat(same() ? "verified" : "NOT verified", ": ", steps - different_tokens - near_ties, " of ", steps, " greedy tokens equal",
-                near_ties ? concat(" (and ", near_ties, " near ties)") : "", ", largest logit difference ", max_difference, " (tolerance ", tolerance, ")");
+                near_ties ? concat(" (and ", near_ties, " near ties)") : "", ", largest logit difference ", max_difference, " (tolerance ",
+                tolerance, ")");
 }
 
 double replay_tolerance(at::ScalarType dtype) {

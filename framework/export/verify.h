@@ -26,12 +26,12 @@ struct Replay {
 };
 
 struct ReplayComparison {
-  double max_difference = 0;      // max |a - b| / max |b| over all steps
+  double max_difference = 0;  // max |a - b| / max |b| over all steps
   int64_t steps = 0, different_tokens = 0;
-  int64_t near_ties = 0;          // other token, but the two best logits lie within the tolerance: not counted as different
+  int64_t near_ties = 0;  // other token, but the two best logits lie within the tolerance: not counted as different
   double tolerance = 0;
   bool same() const { return steps > 0 && different_tokens == 0 && max_difference <= tolerance; }
-  std::string to_text() const;    // one line
+  std::string to_text() const;  // one line
 };
 
 Replay record_replay(const ReplayModel& model, const std::vector<TokenIds>& prompts, int64_t new_tokens);

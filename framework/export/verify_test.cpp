@@ -38,7 +38,8 @@ ReplayModel counting_model() {
 
 ReplayComparison compare(const std::function<void(float*)>& change) {
   const Replay replay = record_replay(counting_model(), {{0, 1}, {3}}, 4);
-  return compare_replay(replay, [&](const TokenIds& ids) { return counting_logits(ids, change); }, 1e-2);
+  return compare_replay(
+      replay, [&](const TokenIds& ids) { return counting_logits(ids, change); }, 1e-2);
 }
 
 }  // namespace
@@ -69,7 +70,8 @@ TEST_CASE("a step whose two best logits are as good as equal may go either way")
   ReplayModel model = counting_model();
   model.logits = [](const TokenIds& ids) { return counting_logits(ids, [](float* row) { row[4] = std::max(row[4], 9.99f); }); };
   const Replay replay = record_replay(model, {{0}}, 3);
-  const ReplayComparison result = compare_replay(replay, [](const TokenIds& ids) { return counting_logits(ids, [](float* row) { row[4] = 10.01f; }); }, 1e-2);
+  const ReplayComparison result = compare_replay(
+      replay, [](const TokenIds& ids) { return counting_logits(ids, [](float* row) { row[4] = 10.01f; }); }, 1e-2);
   CHECK(result.near_ties == 3);
   CHECK(result.same());
 }
@@ -77,6 +79,14 @@ TEST_CASE("a step whose two best logits are as good as equal may go either way")
 TEST_CASE("nothing compared is nothing verified, and another vocabulary is an error") {
   CHECK_FALSE(compare_replay({}, nullptr, 1).same());
   const Replay replay = record_replay(counting_model(), {{0}}, 1);
-  CHECK(contains(error_of([&] { compare_replay(replay, [](const TokenIds& ids) { return at::zeros({static_cast<int64_t>(ids.size()), 6}); }, 1); }), "vocabulary of 6"));
+  CHECK(contains(error_of([&] {
+                   compare_replay(
+                       replay,
+                       [](const TokenIds& ids) {
+                         return at::zeros({static_cast<int64_t>(ids.size()), 6});
+                       },
+                       1);
+                 }),
+                 "vocabulary of 6"));
   CHECK(contains(error_of([&] { record_replay(counting_model(), {{}}, 1); }), "no tokens"));
 }

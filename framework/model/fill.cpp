@@ -55,6 +55,13 @@ int64_t panel_rows(int64_t rows, int64_t row_bytes, int64_t granule) {
   return std::min(rows, n);
 }
 
+// Parallelism is between panels; a panel is one thread's work. LibTorch's thread count belongs to the thread, and the caller's is needed again.
+struct OneThread {
+  int before = at::get_num_threads();
+  OneThread() { omp_set_num_threads(1); }
+  ~OneThread() { omp_set_num_threads(before); }
+};
+
 class Filling {
  public:
   explicit Filling(const FillRequest& request) : request_(request) {}
@@ -162,9 +169,7 @@ class Filling {
 
   void run_task(const Task& task) {
     throw_if_interrupted();
-    // Parallelism is between panels; a panel is one thread's work.
-    thread_local const bool one_thread = [] { at::get_num_threads(); omp_set_num_threads(1); return true; }();
-    (void)one_thread;
+    const OneThread one_thread;
     at::NoGradGuard no_grad;
     Job& job = *task.job;
     with_context(job.path(), [&] {

@@ -65,6 +65,14 @@ void guard(std::vector<Provider<Interface>>& providers, const std::string& id) {
   }
 }
 
+// dlerror's own words out of Boost.DLL's sentence around them.
+std::string loader_words(const std::string& text) {
+  static constexpr std::string_view kBefore = "dlerror system message: ", kAfter = "): ";
+  const size_t begin = text.find(kBefore), end = text.rfind(kAfter);
+  if (begin == std::string::npos || end == std::string::npos || end < begin + kBefore.size()) return text;
+  return text.substr(begin + kBefore.size(), end - begin - kBefore.size());
+}
+
 }  // namespace
 
 void (*open_plugin(const PluginFile& file))(Registrar*) {
@@ -81,7 +89,7 @@ void (*open_plugin(const PluginFile& file))(Registrar*) {
   } catch (const Error&) {
     throw;
   } catch (const std::exception& error) {
-    fail(ErrorCode::Plugin, where, "the system's loader says: ", error.what());
+    fail(ErrorCode::Plugin, where, "the system's loader says: ", loader_words(error.what()));
   }
 }
 

@@ -43,26 +43,30 @@ RecomputeList::RecomputeList(const std::vector<int64_t>& blocks) {
   }
 }
 
-// Replaces what requires gradients in the state by leaves. A recomputed block ran without a graph: whether its hidden state carries gradients shows
-// only when it runs again, so it is taken to.
-std::vector<Tape::Link> Tape::cut(State& state, bool is_recomputed) const {
+// Replaces what requires gradients in the state by leaves. A recomputed block (`before`: what it got) ran without a graph: whether what it made carries
+// gradients shows only when it runs again, so it is taken to.
+std::vector<Tape::Link> Tape::cut(State& state, const State* before) const {
   std::vector<Link> links;
   auto link = [&](const std::string& name, at::Tensor& value, bool carries) {
     if (!carries) return;
     at::Tensor leaf = value.detach().requires_grad_(true);
-    links.push_back({name, is_recomputed ? at::Tensor() : value, leaf});
+    links.push_back({name, before ? at::Tensor() : value, leaf});
     value = leaf;
   };
-  link("", state.hidden, is_recomputed || state.hidden.requires_grad());
+  auto is_new = [&](const std::string& name, const at::Tensor& value) {
+    auto old = before->extras.find(name);
+    return old == before->extras.end() || !old->second.is_same(value);
+  };
+  link("", state.hidden, before || state.hidden.requires_grad());
   for (auto& [name, value] : state.extras)
-    if (value.defined() && value.is_floating_point()) link(name, value, value.requires_grad());
+    if (value.defined() && value.is_floating_point()) link(name, value, value.requires_grad() || (before && is_new(name, value)));
   return links;
 }
 
 void Tape::run(Part& part, State& state) {
   if (!part.is_recomputed) {
     model_.run_block(part.stack, part.block, state);
-    part.out = cut(state, false);
+    part.out = cut(state, nullptr);
     return;
   }
   part.before = state;
@@ -71,7 +75,7 @@ void Tape::run(Part& part, State& state) {
     at::NoGradGuard no_grad;
     model_.run_block(part.stack, part.block, state);
   }
-  part.out = cut(state, true);
+  part.out = cut(state, &part.before);
 }
 
 at::Tensor Tape::forward(const Batch& batch) {
@@ -79,7 +83,7 @@ at::Tensor Tape::forward(const Batch& batch) {
   State state = model_.begin(batch, nullptr);
   if (records) {
     parts_.emplace_back();
-    parts_.back().out = cut(state, false);
+    parts_.back().out = cut(state, nullptr);
   }
   const auto& stacks = model_.blueprint().stacks;
   int64_t flat = 0;

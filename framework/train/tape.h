@@ -49,7 +49,7 @@ class Tape {
     std::vector<Link> out;
   };
   void run(Part& part, State& state);
-  std::vector<Link> cut(State& state, bool is_recomputed) const;
+  std::vector<Link> cut(State& state, const State* before) const;
 
   Model& model_;
   const RecomputeList& recompute_;

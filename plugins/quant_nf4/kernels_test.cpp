@@ -234,13 +234,51 @@ TEST_CASE("nested absmax values: the codes are the dynamic map's, and a range is
   }
 }
 
-TEST_CASE("the mean of absmax values is torch's on one thread, for lengths that use every level of the sum") {
-  // Sums of small integers are exact in any order; the order itself is compared with torch in tests/parity.
-  for (std::int64_t count : {1, 7, 8, 31, 32, 1000, 4096, 70001}) {
-    Floats values(static_cast<std::size_t>(count));
-    double sum = 0;
-    for (std::size_t i = 0; i < values.size(); ++i) sum += values[i] = static_cast<float>(i * 7 % 13);
-    CHECK(mean_absmax(values.data(), count) == static_cast<float>(sum) / static_cast<float>(count));
+// Values from a generator that any language repeats exactly: multiples of 2^-24 in [-0.5, 0.5).
+Floats repeatable_values(std::size_t count) {
+  std::uint32_t state = 1;
+  Floats values(count);
+  for (float& value : values) {
+    state = state * 1664525u + 1013904223u;
+    value = static_cast<float>(state >> 8) * 0x1p-24f - 0.5f;
+  }
+  return values;
+}
+
+std::uint64_t fnv_hash(const void* data, std::size_t bytes) {
+  std::uint64_t hash = 14695981039346656037u;
+  for (std::size_t i = 0; i < bytes; ++i) hash = (hash ^ static_cast<const std::uint8_t*>(data)[i]) * 1099511628211u;
+  return hash;
+}
+
+TEST_CASE("the mean of absmax values adds in torch's order, at every level of the sum") {
+  struct Golden {
+    std::int64_t count;
+    std::uint32_t bits;  // torch 2.11 on one thread
+  };
+  Floats values = repeatable_values(40007);
+  for (float& value : values) value += 0.5f;
+  for (const Golden& golden : {Golden{5, 0x3ebf0436}, Golden{100, 0x3f01a2b6}, Golden{4099, 0x3efecf51}, Golden{40007, 0x3eff05fc}}) {
+    CAPTURE(golden.count);
+    CHECK(std::bit_cast<std::uint32_t>(mean_absmax(values.data(), golden.count)) == golden.bits);
+  }
+}
+
+TEST_CASE("nf4 and fp4 tensors are bitsandbytes' to the bit") {
+  // Hashes of what bitsandbytes 0.50.2 makes of the same values on its CPU backend (block 64, one thread): one block of
+  // zeros, one of small values that begins with a zero, and a short odd end.
+  Floats values = repeatable_values(40007);
+  for (std::size_t i = 0; i < 128; ++i) values[i] *= i <= 64 ? 0.0f : 0.001f;
+  for (const Kernels* kernels : available_kernels()) {
+    CAPTURE(kernels->name);
+    for (Codebook codebook : kCodebooks) {
+      const Quantized q = quantized(*kernels, converted(values, Dtype::F32), Dtype::F32, codebook, 64, 1, 40007, true);
+      CHECK(fnv_hash(q.codes.data(), q.codes.size()) == (codebook == Codebook::Nf4 ? 0xa65cc79d554afb2u : 0x365d3389068242dbu));
+      CHECK(fnv_hash(q.absmax.data(), q.absmax.size() * 4) == 0xe53f955ba7c4089du);
+      CHECK(fnv_hash(q.absmax_codes.data(), q.absmax_codes.size()) == 0x9cec17ca5848cd7au);
+      CHECK(fnv_hash(q.nested_absmax.data(), q.nested_absmax.size() * 4) == 0x594989072cdb69bcu);
+      CHECK(std::bit_cast<std::uint32_t>(q.offset) == 0x3efb241d);
+    }
   }
 }
 

@@ -24,8 +24,8 @@ constexpr const char* kTokenizer = R"({"version": "1.0",
   "model": {"type": "BPE", "byte_fallback": true, "vocab": {"a": 0, "b": 1, "ab": 2, "<0xC3>": 3, "<0xA9>": 4, "<0x0A>": 5}, "merges": ["a b"]}})";
 
 constexpr const char* kTemplate =
-    "{{ bos_token }}{% for m in messages %}{{ m.role[0] }}{{ m.content }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}a{% endif %}{{ suffix }}";
+    "{{ bos_token }}{{ opening }}{% for m in messages %}{{ m.role[0] }}{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}a{% endif %}";
 
 TextFiles files() {
   TextFiles files;
@@ -100,9 +100,9 @@ TEST_CASE("conversations are rendered with the assistant's spans") {
   const Value messages(Value::List{message("user", "a"), message("assistant", "b")});
   RenderOptions options;
   options.want_spans = true;
-  options.variables.set("suffix", 1.0);
+  options.variables.set("opening", 1.0);
   const Rendered rendered = codec.render(messages, options);
-  CHECK(rendered.text == "<s>ua<|im_end|>\nab<|im_end|>\n1.0");
+  CHECK(rendered.text == "<s>1.0ua<|im_end|>\nab<|im_end|>\n");
   REQUIRE(rendered.assistant.size() == 1);
   CHECK(rendered.text.substr(rendered.assistant[0].begin, rendered.assistant[0].end - rendered.assistant[0].begin) == "b<|im_end|>");
   CHECK(rendered.assistant[0].message == 1);

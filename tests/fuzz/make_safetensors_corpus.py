@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Seeds for safetensors_fuzz: small good files, and one of each kind of damage. Usage: make_safetensors_corpus.py FOLDER"""
+"""Seeds for fuzz_safetensors: small good files, and one of each kind of damage. Usage: make_safetensors_corpus.py corpus/fuzz_safetensors"""
 import json
 import pathlib
 import struct

@@ -16,6 +16,7 @@
 #include <limits>
 #include <mutex>
 
+#include "decode_attention.h"
 #include "tenon/nn/loss.h"
 
 namespace tenon::nn {
@@ -107,6 +108,8 @@ at::Tensor unfused(const AttentionArgs& args, const at::Tensor& bias) {
 
 at::Tensor fused(const AttentionArgs& args, const at::Tensor& k, const at::Tensor& v, const at::Tensor& bias, bool causal) {
   const int64_t batch = args.q.size(0), heads = args.q.size(1), tokens = args.q.size(2), kv_heads = k.size(1);
+  if (tokens == 1 && args.dropout == 0)
+    if (at::Tensor y = decode_attention(args.q, k, v, bias, args.scale); y.defined()) return y;
   const std::optional<at::Tensor> mask = bias.defined() ? std::optional<at::Tensor>(bias) : std::nullopt;
   if (heads == kv_heads) return at::scaled_dot_product_attention(args.q, k, v, mask, args.dropout, causal, args.scale);
   if (tokens == 1) {

@@ -69,19 +69,59 @@ TENON_INLINE void store(T* to, int64_t n, const F16& v) {
 }
 
 TENON_INLINE float sum(const F16& v) {
-  float total = 0;
-  for (int64_t i = 0; i < kLanes; ++i) total += v[i];
-  return total;
+  typedef float F4 __attribute__((vector_size(16)));
+  F4 part[4];
+  std::memcpy(part, &v, sizeof v);
+  const F4 four = (part[0] + part[1]) + (part[2] + part[3]);
+  return (four[0] + four[1]) + (four[2] + four[3]);
 }
 
 // v as T would hold it.
 template <class T>
 TENON_INLINE void round_to(F16& v) {
-  if constexpr (!std::is_same_v<T, float>) {
+  if constexpr (std::is_same_v<T, c10::BFloat16>) {
+    U16 bits;
+    std::memcpy(&bits, &v, sizeof bits);
+    const U16 rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) & 0xffff0000u;
+    const I16 not_equal = v != v;
+    U16 is_nan;
+    std::memcpy(&is_nan, &not_equal, sizeof is_nan);
+    bits = (rounded & ~is_nan) | (bits & is_nan);
+    std::memcpy(&v, &bits, sizeof v);
+  } else if constexpr (!std::is_same_v<T, float>) {
     T stored[kLanes];
     store16(stored, v);
     load16(stored, v);
   }
+}
+
+// e^v for v <= 0, to 2 units in the last place; 0 below -87. Cephes' reduction and polynomial.
+TENON_INLINE void exp_of_negative(F16& v) {
+  const I16 tiny = v < -87.0f;
+  I16 masked;
+  std::memcpy(&masked, &v, sizeof masked);
+  masked &= ~tiny;
+  F16 x;
+  std::memcpy(&x, &masked, sizeof x);
+  const F16 shifted = x * 1.44269504f + 12582912.0f;  // the integer part lands in the low bits
+  const F16 n = shifted - 12582912.0f;
+  const F16 r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+  F16 p = r * 1.9875691500e-4f + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * r * r + r + 1.0f;
+  I16 bits;
+  std::memcpy(&bits, &shifted, sizeof bits);
+  const I16 power = (bits + (127 - 0x4b400000)) << 23;
+  F16 two_to_n;
+  std::memcpy(&two_to_n, &power, sizeof power);
+  p *= two_to_n;
+  I16 kept;
+  std::memcpy(&kept, &p, sizeof kept);
+  kept &= ~tiny;
+  std::memcpy(&v, &kept, sizeof v);
 }
 
 }  // namespace tenon::nn::rows

@@ -46,6 +46,7 @@ template <class X, class Y>
 TENON_INLINE void forward_rows(const Forward& job, int64_t begin, int64_t end) {
   using namespace rows;
   const int64_t width = job.width;
+  const float* weight = job.weight;
   for (int64_t r = begin; r < end; ++r) {
     const X* x = static_cast<const X*>(job.x) + r * width;
     Y* y = static_cast<Y*>(job.y) + r * width;
@@ -58,7 +59,7 @@ TENON_INLINE void forward_rows(const Forward& job, int64_t begin, int64_t end) {
     if (job.scales) job.scales[r] = scale;
     for (int64_t i = 0; i < width; i += kLanes) {
       load(x + i, width - i, v);
-      load(job.weight + i, width - i, w);
+      load(weight + i, width - i, w);
       v *= scale;
       round_to<X>(v);
       v *= w;
@@ -72,6 +73,7 @@ template <class X, class Y>
 TENON_INLINE void backward_rows(const Backward& job, int64_t begin, int64_t end) {
   using namespace rows;
   const int64_t width = job.width;
+  const float* weight = job.weight;
   for (int64_t r = begin; r < end; ++r) {
     const X* x = static_cast<const X*>(job.x) + r * width;
     const Y* dy = static_cast<const Y*>(job.dy) + r * width;
@@ -81,14 +83,14 @@ TENON_INLINE void backward_rows(const Backward& job, int64_t begin, int64_t end)
     for (int64_t i = 0; i < width; i += kLanes) {
       load(x + i, width - i, v);
       load(dy + i, width - i, g);
-      load(job.weight + i, width - i, w);
+      load(weight + i, width - i, w);
       dots += g * w * v;
     }
     const float shrink = sum(dots) * scale * scale / static_cast<float>(width);
     for (int64_t i = 0; i < width; i += kLanes) {
       load(x + i, width - i, v);
       load(dy + i, width - i, g);
-      load(job.weight + i, width - i, w);
+      load(weight + i, width - i, w);
       v = scale * (g * w - v * shrink);
       store(dx + i, width - i, v);
     }

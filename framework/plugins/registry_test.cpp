@@ -1,0 +1,170 @@
+#include "plugins/registry.h"
+
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "base/sha256.h"
+#include "support/paths.h"
+#include "support/temp_dir.h"
+
+#include <doctest/doctest.h>
+
+namespace fs = std::filesystem;
+using namespace tenon;
+using namespace tenon::host;
+
+namespace {
+
+fs::path bad_plugin(const std::string& name) { return testing::build_dir() / "tests" / "bad_plugins" / ("lib" + name + ".so"); }
+
+Discovery with(std::vector<fs::path> files) { return discover_plugins({.plugin_dirs = {}, .plugin_files = std::move(files), .bundled_only = false}); }
+
+std::string failure(Registry& registry, const std::string& patch) {
+  try {
+    registry.patch(patch).make(Value::table());
+  } catch (const Error& error) {
+    CHECK(error.code() == ErrorCode::Plugin);
+    return error.what();
+  }
+  return "";
+}
+
+bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
+
+}  // namespace
+
+TEST_CASE("a plugin is loaded when it is asked for, once") {
+  Registry registry(with({bad_plugin("good")}));
+  CHECK(registry.loaded().as_list().empty());
+  const auto& provider = registry.patch("good_patch");
+  CHECK(provider.summary == "Sets a key.");
+  CHECK(&provider == &registry.patch("good_patch"));
+  Value config = Value::table();
+  CHECK(provider.make(Value(Value::Table{{"strength", 3}}))->on_config(config));
+  CHECK(config.at("strength").as_int() == 3);
+  REQUIRE(registry.loaded().as_list().size() == 1);
+  const Value entry = registry.loaded().as_list()[0];
+  CHECK(entry.at("id").as_string() == "org.example.good");
+  CHECK(entry.at("version").as_string() == "1.2.3");
+  CHECK(entry.at("sha256").as_string() == sha256_file(bad_plugin("good")));
+  CHECK(registry.plugin_of("patch", "good_patch") == "org.example.good");
+  CHECK(registry.names_with("patch", "stage", "config") == std::vector<std::string>{"good_patch"});
+  CHECK(registry.names_with("patch", "stage", "model").empty());
+}
+
+TEST_CASE("unknown names get the nearest ones, and refused plugins that would provide them") {
+  Registry registry(with({bad_plugin("good")}));
+  CHECK(contains(failure(registry, "god_patch"), "there is no patch 'god_patch', did you mean 'good_patch'?"));
+  CHECK(contains(failure(registry, "zzzzzzzz"), "there are: "));
+  const testing::TempDir dir;
+  const fs::path copy = dir.path() / "libgood.so";
+  fs::copy_file(bad_plugin("good"), copy);
+  ::chmod(dir.path().c_str(), 0755);
+  ::chmod(copy.c_str(), 0666);
+  Registry refused(discover_plugins({.plugin_dirs = {dir.path()}, .plugin_files = {}, .bundled_only = false}));
+  const std::string text = failure(refused, "good_patch");
+  CHECK(contains(text, "it is provided by a plugin that was refused, " + copy.string()));
+  CHECK(contains(text, "chmod o-w"));
+  // Asked for by name, it is an error at once.
+  CHECK_THROWS_WITH_AS(Registry(with({copy})), doctest::Contains("--plugin cannot be used"), Error);
+}
+
+TEST_CASE("two plugins with one name are an error that names both") {
+  Registry registry(with({bad_plugin("good"), bad_plugin("same_name")}));
+  const std::string text = failure(registry, "good_patch");
+  CHECK(contains(text, "two plugins provide patch 'good_patch'"));
+  CHECK(contains(text, bad_plugin("good").filename().string()));
+  CHECK(contains(text, bad_plugin("same_name").filename().string()));
+}
+
+TEST_CASE("a registration that fails leaves nothing behind and says whose it was") {
+  Registry registry(with({bad_plugin("throws_in_register"), bad_plugin("throws_an_int"), bad_plugin("promises_more"), bad_plugin("registers_more"), bad_plugin("no_entry")}));
+  CHECK(contains(failure(registry, "throws_in_register"), "plugin org.example.throws_in_register: register"));
+  CHECK(contains(failure(registry, "throws_in_register"), "no luck today"));  // again: nothing was committed
+  CHECK(contains(failure(registry, "throws_an_int"), "threw something that is no exception"));
+  CHECK(contains(failure(registry, "promises_more"), "its manifest promises patch:promised, which it does not register"));
+  CHECK(contains(failure(registry, "registers_more"), "it registers patch:surprise, which its manifest does not name"));
+  CHECK(contains(failure(registry, "no_entry"), "it has no TENON_REGISTER"));
+  CHECK(registry.loaded().as_list().empty());
+}
+
+TEST_CASE("factories that fail are errors of the plugin") {
+  Registry registry(with({bad_plugin("makes_nothing")}));
+  CHECK(contains(failure(registry, "makes_nothing"), "plugin org.example.makes_nothing: make makes_nothing: returned nothing"));
+  CHECK(contains(failure(registry, "throws_in_make"), "plugin org.example.makes_nothing: make throws_in_make: beyond the end"));
+}
+
+TEST_CASE("a library whose manifest changed since it was read is refused") {
+  const testing::TempDir dir;
+  const fs::path copy = dir.path() / "libgood.so";
+  fs::copy_file(bad_plugin("good"), copy);
+  ::chmod(dir.path().c_str(), 0755);
+  ::chmod(copy.c_str(), 0644);
+  Discovery found = with({copy});
+  for (auto& file : found.files)
+    if (file.path == fs::canonical(copy)) file.manifest->version[0] = '9';
+  Registry registry(std::move(found));
+  CHECK(contains(failure(registry, "good_patch"), "was it replaced just now?"));
+}
+
+TEST_CASE("options find their owner among the plugins") {
+  Registry registry(with({bad_plugin("good"), bad_plugin("throws_in_register")}));
+  CHECK(registry.owner_of_option("strength", "quantizer x") == "patch good_patch");
+  CHECK(registry.owner_of_option("strength", "patch good_patch").empty());
+  CHECK(registry.owner_of_option("no such option", "").empty());
+}
+
+namespace {
+constexpr Manifest kBuiltin = make_manifest({.id = "org.example.builtin", .version = "1", .provides = {"patch:built_in;default=yes"}}, Tier::Native, 0, 0);
+void register_builtin(Registrar* registrar) {
+  registrar->patches.push_back({"built_in", "Part of the program.", {}, [](const Value&) { return std::make_unique<Patch>(); }});
+}
+}  // namespace
+
+TEST_CASE("a plugin can be part of the program") {
+  Registry registry(with({}));
+  registry.add_builtin(kBuiltin, register_builtin);
+  CHECK(registry.patch("built_in").make(Value::table()) != nullptr);
+  CHECK(registry.default_name("patch") == "built_in");
+  CHECK(registry.discovery().files.front().origin == "built-in");
+}
+
+TEST_CASE("errors carry the plugin's name and keep their code") {
+  try {
+    call_plugin("org.example.x", "quantize", "model.layers.3", [] { fail(ErrorCode::Data, "block_size 48 does not divide 14336"); });
+    FAIL("should have thrown");
+  } catch (const Error& error) {
+    CHECK(error.code() == ErrorCode::Data);
+    CHECK(std::string(error.what()) == "plugin org.example.x: block_size 48 does not divide 14336");
+  }
+}
+
+TEST_CASE("a crash tells in whose call it happened") {
+#ifdef __SANITIZE_ADDRESS__
+  MESSAGE("SKIP: AddressSanitizer reports crashes itself");
+#else
+  int pipe[2];
+  REQUIRE(::pipe(pipe) == 0);
+  const pid_t child = ::fork();
+  if (child == 0) {
+    ::dup2(pipe[1], STDERR_FILENO);
+    install_crash_handler();
+    Registry registry(with({bad_plugin("makes_nothing")}));
+    call_plugin("org.example.outer", "on_config", "", [&] { registry.patch("crashes_in_make").make(Value::table()); });
+    ::_exit(0);
+  }
+  ::close(pipe[1]);
+  std::string text(4096, '\0');
+  size_t size = 0;
+  for (ssize_t n; (n = ::read(pipe[0], text.data() + size, text.size() - size)) > 0;) size += static_cast<size_t>(n);
+  ::close(pipe[0]);
+  text.resize(size);
+  int status = 0;
+  REQUIRE(::waitpid(child, &status, 0) == child);
+  CHECK(WIFSIGNALED(status));
+  CHECK(WTERMSIG(status) == SIGSEGV);
+  CHECK(contains(text, "error: segmentation fault in plugin org.example.makes_nothing, call make, crashes_in_make, called from plugin org.example.outer, call on_config"));
+#endif
+}

@@ -1,0 +1,109 @@
+#!/usr/bin/env python3
+"""tenon as others get it: installed, found by find_package, extended by a plugin and embedded in a program.
+
+    install_test.py BUILD LIBTORCH CMAKE COMPILER
+
+Installs BUILD into a fresh prefix, builds examples/embed and tests/install/rtn against it and nothing else, and runs both.
+"""
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+
+HERE = pathlib.Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+BUILD, LIBTORCH, CMAKE, COMPILER = sys.argv[1:5]
+PROMPT = "Once"
+
+
+def run(*command, expect: int = 0) -> subprocess.CompletedProcess:
+    """Without what would make the host look elsewhere for plugins."""
+    env = {key: value for key, value in os.environ.items() if key not in ("TENON_PLUGIN_PATH", "LD_LIBRARY_PATH")}
+    result = subprocess.run([str(word) for word in command], capture_output=True, text=True, env=env)
+    if result.returncode != expect:
+        sys.exit(f"{' '.join(map(str, command))}\nended with {result.returncode}, expected {expect}\n{result.stdout}\n{result.stderr}")
+    return result
+
+
+def check(claim: bool, text: str) -> None:
+    if not claim:
+        sys.exit(f"FAILED: {text}")
+    print(f"ok: {text}")
+
+
+def model() -> tuple[pathlib.Path, str]:
+    """A checkpoint with weights where there is one; else the quickstart's config with random weights."""
+    quickstart = ROOT / "examples/quickstart/model"
+    for folder in (quickstart, ROOT.parent / "shared/data/models/stories260K"):
+        if (folder / "model.safetensors").exists():
+            return folder, "pretrained"
+    print("no checkpoint with weights is here: random ones serve")
+    return quickstart, "random"
+
+
+def build(source: pathlib.Path, prefix: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
+    shutil.copytree(source, folder / "source")  # outside the repository, as a third party's would lie
+    run(CMAKE, "-S", folder / "source", "-B", folder / "build", f"-DCMAKE_PREFIX_PATH={prefix}", f"-DTENON_LIBTORCH={LIBTORCH}",
+        f"-DCMAKE_CXX_COMPILER={COMPILER}", "-DCMAKE_BUILD_TYPE=Release")
+    run(CMAKE, "--build", folder / "build")
+    return folder / "build"
+
+
+def main() -> None:
+    os.umask(0o022)
+    work = pathlib.Path(tempfile.mkdtemp(prefix="tenon-install-"))
+    try:
+        prefix = work / "prefix"
+        run(CMAKE, "--install", BUILD, "--prefix", prefix)
+        host = prefix / "bin/host"
+        listed = json.loads(run(host, "plugins", "list", "--json", "--no-plugins").stdout)
+        check(bool(listed), "the installed host finds its bundled plugins")
+
+        plugin = build(HERE / "rtn", prefix, work / "rtn") / "librtn.so"
+        embed = build(ROOT / "examples/embed", prefix, work / "embed") / "embed"
+        symbols = run("nm", "-D", "--defined-only", plugin).stdout.split()[2::3]
+        check(set(symbols) == {"tenon_plugin_manifest", "tenon_plugin_register"}, f"the plugin exports its manifest and entry alone: {symbols}")
+        described = run(host, "plugins", "describe", "rtn", "--plugin", plugin).stdout
+        check("clip" in described, "the installed host describes the plugin's option")
+
+        folder, init = model()
+        (work / "text.jsonl").write_text("".join(json.dumps({"text": f"Once there was a beaver, number {i}."}) + "\n" for i in range(4)))
+
+        def recipe(name: str, extra: str) -> pathlib.Path:
+            file = work / f"{name}.toml"
+            file.write_text(f'[model]\npath = "{folder}"\ninit = "{init}"\ndtype = "float32"\n\n[generate]\nmax_new_tokens = 8\n\n{extra}')
+            return file
+
+        dense, rtn = recipe("dense", ""), recipe("rtn", '[quantizer]\ntype = "rtn"\n')
+        plans = [json.loads(run(host, "plan", file, "--json", "--plugin", plugin).stdout) for file in (dense, rtn)]
+        fillers = {module["filler"] for module in plans[1]["modules"]}
+        check("rtn" in fillers, f"the plan fills slots with rtn: {sorted(fillers)}")
+        bytes_of = [plan["totals"]["weights"] for plan in plans]
+        check(bytes_of[1] < bytes_of[0], f"the plan counts fewer bytes: {bytes_of[1]} against {bytes_of[0]}")
+
+        unknown = run(host, "plan", recipe("typo", '[quantizer]\ntype = "rtn"\nclipp = 0.9\n'), "--plugin", plugin, expect=3).stderr
+        check("did you mean 'clip'" in unknown and "typo.toml:11:" in unknown, "a misspelt option is a recipe error with its line and a suggestion")
+
+        embedded = run(embed, rtn, PROMPT, plugin)
+        check("weights: " in embedded.stderr, "the embedding program plans")
+        ours = json.loads(run(host, "generate", rtn, "--prompt", PROMPT, "--json", "--plugin", plugin).stdout)[0]["text"]
+        check(bool(ours) and embedded.stdout.rstrip("\n") == ours.rstrip("\n"), f"the embedding program and the host say the same: {ours!r}")
+        check(run(embed, work / "absent.toml", PROMPT, expect=3).stderr.startswith("error: "), "an error reaches the embedding program as tenon::Error")
+
+        # What a quantizer need not bring: the host trains through it.
+        trained = recipe("train", '[quantizer]\ntype = "rtn"\n\n[adapter]\ntype = "lora"\nr = 4\ntarget_modules = "all-linear"\n\n'
+                         f'[data]\ntrain = ["{work}/text.jsonl"]\nformat = "completion"\nmax_length = 64\n\n'
+                         f'[train]\nmax_steps = 12\nlearning_rate = 1e-2\nlr_scheduler_type = "constant"\n\n[output]\ndir = "{work}/out"\n')
+        run(host, "run", trained, "--plugin", plugin)
+        losses = [json.loads(line)["loss"] for line in (work / "out/metrics.jsonl").read_text().splitlines() if '"loss"' in line]
+        check(losses[-1] < losses[0], f"an adapter on it learns: loss {losses[0]:.3f} to {losses[-1]:.3f}")
+        check((work / "out/adapter_model.safetensors").exists(), "and is saved")
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()
