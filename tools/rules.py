@@ -105,9 +105,22 @@ def sources_are_formatted() -> list[str]:
     return [f"{path}: run ./dev fmt" for path in sorted(lines)]
 
 
+def listings_are_the_files() -> list[str]:
+    """A listing under <!-- file: PATH --> is that file, which a test compiles."""
+    listing = re.compile(r"^<!-- file: (\S+) -->\n```\w*\n(.*?)^```$", re.M | re.S)
+    return [f"{path}: the listing of {name} is not the file" for path in FILES if path.suffix == ".md"
+            for name, shown in listing.findall(text(path)) if shown != text(pathlib.Path(name))]
+
+
+def links_lead_somewhere() -> list[str]:
+    link = re.compile(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)")
+    return [f"{path}: {target}" for path in FILES if path.suffix == ".md" for target in link.findall(text(path))
+            if not (ROOT / path.parent / target).exists()]
+
+
 RULES = [the_host_names_no_plugin, plugins_include_only_the_sdk, sdk_headers_include_std_and_torch, json_has_one_door,
          sources_are_ascii, no_path_of_one_machine, headers_have_pragma_once,
-         a_file_answers_one_question, shell_scripts_parse, sources_are_formatted]
+         a_file_answers_one_question, shell_scripts_parse, listings_are_the_files, links_lead_somewhere, sources_are_formatted]
 
 
 def flags_for(commands: list[dict], path: pathlib.Path) -> list[str] | None:

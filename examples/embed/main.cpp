@@ -1,6 +1,6 @@
 // The pipeline inside a program of one's own, without the command line: embed RECIPE PROMPT [PLUGIN.so ...]
-#include <cstdio>
 #include <tenon/session.h>
+#include <cstdio>
 
 int main(int argc, char** argv) try {
   if (argc < 3) {

@@ -130,6 +130,11 @@ int64_t trained_tokens(const Sample& sample) {
   return count;
 }
 
+bool needs_text(const DataSection& data, bool is_eval) {
+  const auto& files = is_eval ? data.eval : data.train;
+  return std::any_of(files.begin(), files.end(), [&](const DataFile& file) { return (file.format.empty() ? data.format : file.format) != "tokenized"; });
+}
+
 Dataset build_dataset(const DatasetRequest& request) {
   const DataSection& data = *request.data;
   if (request.sample_kind != "tokens") fail(ErrorCode::Recipe, "the objective needs samples of kind '", request.sample_kind, "', which are not served yet");

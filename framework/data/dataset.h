@@ -51,6 +51,9 @@ struct Dataset {
 // and a sample is longer than max_length.
 Dataset build_dataset(const DatasetRequest& request);
 
+// Whether reading the files takes a tokenizer: all formats but "tokenized" do.
+bool needs_text(const DataSection& data, bool is_eval);
+
 // Tokens that a sample trains: labels behind the first position.
 int64_t trained_tokens(const Sample& sample);
 

@@ -3,6 +3,8 @@
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/core/grad_mode.h>
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <chrono>
 #include <future>
@@ -108,7 +110,7 @@ void recognise_quantized(Loading& l) {
   std::vector<std::string> names = l.registry.names_with("quantizer", "method", method);
   for (const std::string& name : names) {
     const auto& provider = l.registry.quantizer(name);
-    std::optional<Value> options = provider.make(Value::table())->recognise(*stored);
+    std::optional<Value> options = provider.make(Value::table())->recognise(*stored, *l.model->checkpoint);
     if (!options) continue;
     for (const auto& active : l.quantizers)
       if (active.section.type != name)
@@ -298,6 +300,11 @@ std::unique_ptr<LoadedModel> load_model(const LoadRequest& request) {
     generator.set_current_seed(seed);
   }
   adapt(l, *m);
+  if (l.request.for_training) {
+    const Plan& p = m->plan;
+    log_info(fmt::format("trainable params: {} || all params: {} || trainable%: {:.4f}", p.parameters_trainable, p.parameters_total,
+                         100.0 * static_cast<double>(p.parameters_trainable) / static_cast<double>(std::max<int64_t>(p.parameters_total, 1))));
+  }
   m->text = text.get();
   return m;
 }

@@ -22,7 +22,7 @@ struct PlannedDevice {
 
 struct PlannedModule {
   std::string path;
-  std::string filler;          // "nf4", "bfloat16", "tied to model.embed_tokens"
+  std::string filler;          // a quantizer's name, "bfloat16", or "tied"
   std::string device;
   std::string dtype;           // of the dense form
   int64_t bytes = 0;

@@ -39,6 +39,8 @@ std::unique_ptr<TextCodec> load_text(const Recipe& recipe, Registry& registry, c
       for (const auto& [key, value] : special.as_table())
         if (!files.tokenizer_config.find_set(key)) files.tokenizer_config.set(key, value);
     }
+    // Some tokenizer classes follow from the architecture.
+    if (const Value* type = checkpoint.config().find_set("model_type"); type && !files.tokenizer_config.find_set("model_type")) files.tokenizer_config.set("model_type", *type);
     if (!recipe.text.chat_template.empty()) files.chat_template = read_file(recipe.text.chat_template);
     else if (fs::exists(folder / "chat_template.jinja")) files.chat_template = read_file(folder / "chat_template.jinja");
     else if (fs::exists(folder / "chat_template.json")) files.chat_template = template_of(read_json_file(folder / "chat_template.json"));

@@ -18,9 +18,7 @@ namespace tenon::host {
 
 namespace {
 
-constexpr double kMaxInt = 9e15;  // exact in a double, which ranges are made of
-
-Constraint at_least(double min) { return range(min, kMaxInt); }
+Constraint at_least(double min) { return range(min); }
 Constraint fraction() { return range(0, 1); }
 Constraint over_zero() {
   return checked([](const Value& v) { return v.as_float() > 0 ? std::string() : concat("expected more than 0, found ", v.as_float()); });

@@ -17,6 +17,7 @@
 #include "model/devices.h"
 #include "model/forward.h"
 #include "session/workspace.h"
+#include "data/dataset.h"
 #include "train/evaluate.h"
 #include "train/trainer.h"
 
@@ -72,6 +73,7 @@ struct Session::Impl {
   Value export_model(LoadedModel& model, const std::filesystem::path& folder, const std::string& format, bool merge, bool verify);
   Value run();
   Value train(LoadedModel& model);
+  bool needs_text(bool is_eval) const { return work.recipe.data && tenon::host::needs_text(*work.recipe.data, is_eval); }
 };
 
 Session::Session(const std::filesystem::path& recipe, SessionOptions options) {
@@ -104,7 +106,7 @@ std::vector<Continuation> Session::generate(const std::vector<Value>& prompts, c
 }
 
 Value Session::evaluate() {
-  const EvalResult r = evaluate_recipe(impl_->work.load(false, true), impl_->work.recipe);
+  const EvalResult r = evaluate_recipe(impl_->work.load(false, impl_->needs_text(true)), impl_->work.recipe);
   Value out = Value::table();
   out.set("loss", r.loss), out.set("perplexity", r.perplexity), out.set("tokens", r.tokens);
   return out;
@@ -183,7 +185,7 @@ Value Session::Impl::train(LoadedModel& model) {
 Value Session::Impl::run() {
   const Recipe& recipe = work.recipe;
   const bool trains = recipe.train.has_value(), shows = !recipe.generate.prompts.empty();
-  LoadedModel& model = work.load(trains, trains || shows);
+  LoadedModel& model = work.load(trains, shows || (trains && (needs_text(false) || needs_text(true))));
   Value out = Value::table();
   if (shows) out.set("before", show_prompts(model, trains ? "before training" : "generated"));
   if (trains) {

@@ -105,6 +105,12 @@ void Lora::initialise(LowRank& update, bool is_embedding) const {
   if (is_random_update) draw_uniform(update.b);
 }
 
+// The narrow product, and with dropout a mask of one byte an element.
+double Lora::activation_elements(const SlotSpec& slot) const {
+  const double mask = options_.lora_dropout > 0 ? static_cast<double>(slot.in) / static_cast<double>(c10::elementSize(slot.dtype)) : 0;
+  return mask + static_cast<double>(options_.r);
+}
+
 std::shared_ptr<Filler> Lora::wrap(const SlotSpec& slot, std::shared_ptr<Filler> base, at::Device device, bool trainable) {
   const bool is_embedding = slot.kind == SlotKind::Embedding;
   const auto specs = parameters(slot);

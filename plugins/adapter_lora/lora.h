@@ -17,6 +17,7 @@ class Lora final : public Adapter {
 
   std::vector<std::string> targets(const Blueprint& blueprint) const override;
   std::vector<TensorSpec> parameters(const SlotSpec& slot) const override;
+  double activation_elements(const SlotSpec& slot) const override;
   std::shared_ptr<Filler> wrap(const SlotSpec& slot, std::shared_ptr<Filler> base, at::Device device, bool trainable) override;
   std::vector<AdapterParameter> state() const override;
   void set_enabled(bool enabled) override { switches_->enabled = enabled; }

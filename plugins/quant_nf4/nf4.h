@@ -41,7 +41,7 @@ class Quantizer4Bit : public Quantizer {
   at::Tensor grad_input(const SlotSpec& slot, const at::Tensor& dy, const Tensors& tensors) const override;
   at::Tensor rows(const SlotSpec& slot, const at::Tensor& ids, const Tensors& tensors, at::ScalarType dtype) const override;
 
-  std::optional<Value> recognise(const Value& quantization_config) const override;
+  std::optional<Value> recognise(const Value& quantization_config, const TensorSource& file) const override;
   std::vector<std::string> locate(const SlotSpec& slot, const TensorSource& file) const override;
   Tensors unpack(const SlotSpec& slot, const TensorSource& file) const override;
   std::vector<NamedTensor> pack(const SlotSpec& slot, const Tensors& tensors) const override;

@@ -46,9 +46,16 @@ void require_values(const at::Tensor& t, std::span<const float> expected, const 
   if (std::memcmp(t.const_data_ptr(), expected.data(), expected.size_bytes()) != 0) fail(ErrorCode::Data, "tensor '", name, "' is not the code table of this format");
 }
 
+// The JSON text that a packed weight carries as bytes.
+Value read_state(const TensorSource& file, const std::string& name) {
+  const at::Tensor bytes = file.read(name);
+  if (bytes.scalar_type() != at::kByte) fail(ErrorCode::Data, "tensor '", name, "' is not the bytes of a JSON text");
+  return parse_json({static_cast<const char*>(bytes.const_data_ptr()), static_cast<size_t>(bytes.numel())}, name);
+}
+
 }  // namespace
 
-std::optional<Value> Quantizer4Bit::recognise(const Value& config) const {
+std::optional<Value> Quantizer4Bit::recognise(const Value& config, const TensorSource& file) const {
   if (config.string_or("quant_method", "") != "bitsandbytes" || !config.bool_or("load_in_4bit", config.bool_or("_load_in_4bit", false))) return std::nullopt;
   if (config.string_or("bnb_4bit_quant_type", "fp4") != type_name()) return std::nullopt;
   Value options = Value::table();
@@ -57,6 +64,15 @@ std::optional<Value> Quantizer4Bit::recognise(const Value& config) const {
   options.set("compute_dtype", compute.rfind("torch.", 0) == 0 ? compute.substr(6) : compute);
   const std::string storage = config.string_or("bnb_4bit_quant_storage", "uint8");
   options.set("quant_storage", storage.rfind("torch.", 0) == 0 ? storage.substr(6) : storage);
+  // config.json does not say the block size, every packed weight does; unpack() holds the others to the first.
+  const std::string suffix = concat(".quant_state.bitsandbytes__", type_name());
+  for (const std::string& name : file.names())
+    if (name.size() > suffix.size() && name.compare(name.size() - suffix.size(), suffix.size(), suffix) == 0) {
+      const int64_t block = read_state(file, name).int_or("blocksize", 64);
+      if (!is_block_size(block)) fail(ErrorCode::Data, "'", name, "': blocks of ", block, " weights, expected a power of two from 32 to 4096");
+      options.set("block_size", block);
+      break;
+    }
   return options;
 }
 
@@ -72,9 +88,7 @@ std::vector<std::string> Quantizer4Bit::locate(const SlotSpec& slot, const Tenso
 Tensors Quantizer4Bit::unpack(const SlotSpec& slot, const TensorSource& file) const {
   const std::string weight = file_name(slot, &file);
   const std::string state_name = weight + ".quant_state.bitsandbytes__" + type_name();
-  const at::Tensor bytes = file.read(state_name);
-  if (bytes.scalar_type() != at::kByte) fail(ErrorCode::Data, "tensor '", state_name, "' is not the bytes of a JSON text");
-  const Value state = parse_json({static_cast<const char*>(bytes.const_data_ptr()), static_cast<size_t>(bytes.numel())}, state_name);
+  const Value state = read_state(file, state_name);
   const int64_t block = state.int_or("blocksize", 0);
   if (block != options_.block_size) fail(ErrorCode::Data, "'", weight, "' is packed in blocks of ", block, ", block_size is ", options_.block_size);
   const bool nested = state.find_set("nested_blocksize") != nullptr;

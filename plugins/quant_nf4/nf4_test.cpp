@@ -1,7 +1,8 @@
 #include "nf4.h"
 
-#include <ATen/CPUGeneratorImpl.h>
+#include <ATen/TensorOperators.h>
 #include <ATen/ops/equal.h>
+#include <ATen/ops/item.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/matmul.h>
 #include <ATen/ops/randn.h>
@@ -50,8 +51,8 @@ TEST_CASE("panels of rows give the same tensors as the whole weight") {
       REQUIRE(panels.size() == promised.size());
       for (size_t i = 0; i < panels.size(); ++i) {
         CHECK(at::equal(panels[i], whole[i]));
-        CHECK(panels[i].sizes().vec() == promised[i].shape);
-        CHECK(panels[i].scalar_type() == promised[i].dtype);
+        CHECK((panels[i].sizes().vec() == promised[i].shape));
+        CHECK((panels[i].scalar_type() == promised[i].dtype));
       }
     }
 }

@@ -1,7 +1,7 @@
 #include "nf4.h"
 #include "tenon/plugin.h"
 
-TENON_PLUGIN(.id = "org.tenon.quant_nf4", .version = "0.1.0", .license = "Apache-2.0",
+TENON_PLUGIN(.id = "tenon.quant_nf4", .version = "0.1.0", .license = "Apache-2.0",
              .provides = {"quantizer:nf4;method=bitsandbytes;format=bnb", "quantizer:fp4;method=bitsandbytes;format=bnb"})
 
 TENON_REGISTER(tenon::Registrar& registrar) {

@@ -110,7 +110,8 @@ Rendered HfCodec::render(const Value& messages, const RenderOptions& options) co
     const std::string variables = options.variables.is_null() ? "" : to_json(options.variables);
     const int flags = (options.add_generation_prompt ? TEXT_HF_GENERATION_PROMPT : 0) | (options.want_spans ? TEXT_HF_SPANS : 0);
     text_hf_rendered out{};
-    checked([&](text_hf_string* error) { return text_hf_render(codec_.get(), borrow(conversation), borrow(variables), flags, &out, error); });
+    checked(
+        [&](text_hf_string* error) { return text_hf_render(codec_.get(), borrow(conversation), borrow(variables), flags, &out, error); });
     Rendered rendered;
     rendered.text.assign(out.text.data ? out.text.data : "", out.text.size);
     for (size_t i = 0; i < out.span_count; ++i) rendered.assistant.push_back({out.spans[i].begin, out.spans[i].end, out.spans[i].message});

@@ -89,7 +89,9 @@ TEST_CASE("a stream holds back incomplete characters and may outlive its codec")
   CHECK(stream->push(3).empty());
   CHECK(stream->push(4).empty());
   CHECK(stream->push(7).empty());
-  CHECK(stream->push(0) == "\xC3\xA9" "a");
+  CHECK(stream->push(0) ==
+        "\xC3\xA9"
+        "a");
   CHECK(stream->push(3).empty());
   CHECK(stream->finish() == "\xEF\xBF\xBD");
 }

@@ -25,13 +25,35 @@ enum {
   TEXT_HF_INTERNAL = 3,  // a bug: a caught panic
 };
 
-typedef struct { const char* data; size_t size; } text_hf_text;              // borrowed for the call
-typedef struct { char* data; size_t size; } text_hf_string;                  // owned
-typedef struct { int64_t id; size_t begin, end; } text_hf_token;             // bytes of the text it came from; 0, 0 for added special tokens
-typedef struct { text_hf_token* data; size_t size; } text_hf_tokens;
-typedef struct { int64_t* data; size_t size; } text_hf_ids;
-typedef struct { size_t begin, end; int64_t message; } text_hf_span;         // bytes of the rendered text; message -1: not known
-typedef struct { text_hf_string text; text_hf_span* spans; size_t span_count; } text_hf_rendered;
+typedef struct {
+  const char* data;
+  size_t size;
+} text_hf_text;  // borrowed for the call
+typedef struct {
+  char* data;
+  size_t size;
+} text_hf_string;  // owned
+typedef struct {
+  int64_t id;
+  size_t begin, end;
+} text_hf_token;  // bytes of the text it came from; 0, 0 for added special tokens
+typedef struct {
+  text_hf_token* data;
+  size_t size;
+} text_hf_tokens;
+typedef struct {
+  int64_t* data;
+  size_t size;
+} text_hf_ids;
+typedef struct {
+  size_t begin, end;
+  int64_t message;
+} text_hf_span;  // bytes of the rendered text; message -1: not known
+typedef struct {
+  text_hf_string text;
+  text_hf_span* spans;
+  size_t span_count;
+} text_hf_rendered;
 
 // The contents of a checkpoint's files. All but tokenizer_json may be empty.
 typedef struct {
@@ -39,7 +61,7 @@ typedef struct {
   text_hf_text tokenizer_config;    // JSON
   text_hf_text special_tokens_map;  // JSON; counts only where tokenizer_config has no added_tokens_decoder, and overrides it then
   text_hf_text chat_template;
-  text_hf_text model_type;          // of config.json: for some, transformers does not believe tokenizer_config's tokenizer_class
+  text_hf_text model_type;  // of config.json: for some, transformers does not believe tokenizer_config's tokenizer_class
 } text_hf_files;
 
 void text_hf_string_free(text_hf_string string);
@@ -53,7 +75,8 @@ void text_hf_codec_free(text_hf_codec* codec);
 
 // Adds the tokens that the vocabulary does not have, as transformers' add_tokens; `added` (may be null) is how many those were.
 // Before the codec is shared.
-int text_hf_codec_add_tokens(text_hf_codec* codec, const text_hf_text* tokens, size_t count, int special, size_t* added, text_hf_string* error);
+int text_hf_codec_add_tokens(text_hf_codec* codec, const text_hf_text* tokens, size_t count, int special, size_t* added,
+                             text_hf_string* error);
 
 // Special tokens inside the text are found either way; `add_special_tokens` runs the post-processor too (BOS ...).
 int text_hf_encode(const text_hf_codec* codec, text_hf_text text, int add_special_tokens, text_hf_tokens* tokens, text_hf_string* error);
@@ -71,9 +94,10 @@ int text_hf_decoding_finish(text_hf_decoding* decoding, text_hf_string* piece, t
 size_t text_hf_vocab_size(const text_hf_codec* codec);                      // added tokens included
 int64_t text_hf_token_id(const text_hf_codec* codec, text_hf_text token);   // -1: not in the vocabulary
 text_hf_string text_hf_token_text(const text_hf_codec* codec, int64_t id);  // as spelled in the vocabulary; null data: unknown id
-int64_t text_hf_special_id(const text_hf_codec* codec, text_hf_text name);  // "bos_token", "eos_token", "pad_token", "unk_token" ...; -1: none
+int64_t text_hf_special_id(const text_hf_codec* codec,
+                           text_hf_text name);  // "bos_token", "eos_token", "pad_token", "unk_token" ...; -1: none
 int text_hf_is_special(const text_hf_codec* codec, int64_t id);
-text_hf_ids text_hf_special_ids(const text_hf_codec* codec);                // of all special tokens, ascending
+text_hf_ids text_hf_special_ids(const text_hf_codec* codec);  // of all special tokens, ascending
 
 int text_hf_has_chat_template(const text_hf_codec* codec);
 int text_hf_has_generation_blocks(const text_hf_codec* codec);

@@ -69,7 +69,7 @@ at::Tensor Quantizer::rows(const SlotSpec& slot, const at::Tensor& ids, const Te
 }
 
 std::unique_ptr<Observer> Quantizer::make_observer(const SlotSpec&) const { return nullptr; }
-std::optional<Value> Quantizer::recognise(const Value&) const { return std::nullopt; }
+std::optional<Value> Quantizer::recognise(const Value&, const TensorSource&) const { return std::nullopt; }
 std::vector<std::string> Quantizer::locate(const SlotSpec&, const TensorSource&) const { return {}; }
 Tensors Quantizer::unpack(const SlotSpec&, const TensorSource&) const { not_offered(*this, "reading of packed files"); }
 std::vector<NamedTensor> Quantizer::pack(const SlotSpec&, const Tensors&) const { not_offered(*this, "writing of packed files"); }

@@ -94,8 +94,8 @@ class TENON_API Quantizer {
   virtual std::unique_ptr<Observer> make_observer(const SlotSpec& slot) const;
 
   // Files. Default: the quantizer knows no file format, and `host export` offers only dense ones.
-  // Whether config.json's quantization_config is this quantizer's; then the options that the checkpoint implies.
-  virtual std::optional<Value> recognise(const Value& quantization_config) const;
+  // Whether config.json's quantization_config is this quantizer's; then the options that config and file imply.
+  virtual std::optional<Value> recognise(const Value& quantization_config, const TensorSource& file) const;
   // Names of the file tensors that hold this slot already packed, empty when it is stored dense.
   virtual std::vector<std::string> locate(const SlotSpec& slot, const TensorSource& file) const;
   virtual Tensors unpack(const SlotSpec& slot, const TensorSource& file) const;

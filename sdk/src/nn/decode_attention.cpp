@@ -31,6 +31,7 @@ struct Job {
 template <int64_t V, class T>
 TENON_INLINE float dot(const rows::F16* q, const T* k) {
   rows::F16 key, total = {};
+  TENON_UNROLL
   for (int64_t i = 0; i < V; ++i) {
     rows::load16(k + i * rows::kLanes, key);
     total += q[i] * key;
@@ -42,13 +43,18 @@ TENON_INLINE float dot(const rows::F16* q, const T* k) {
 template <int64_t V, int64_t n, class T>
 TENON_INLINE void score(const Job& job, const T* q, const T* k, float* scores) {
   rows::F16 query[n][V];
-  for (int64_t r = 0; r < n; ++r)
+  TENON_UNROLL
+  for (int64_t r = 0; r < n; ++r) {
+    TENON_UNROLL
     for (int64_t i = 0; i < V; ++i) {
       rows::load16(q + r * job.q_head + i * rows::kLanes, query[r][i]);
       query[r][i] *= job.scale;
     }
-  for (int64_t s = 0; s < job.keys; ++s)
+  }
+  for (int64_t s = 0; s < job.keys; ++s) {
+    TENON_UNROLL
     for (int64_t r = 0; r < n; ++r) scores[r * job.padded_keys + s] = dot<V>(query[r], k + s * job.k_key);
+  }
 }
 
 // Scores to weights, in place; the weights past the last key become 0. Returns their sum.
@@ -83,16 +89,22 @@ TENON_INLINE float soften(const Job& job, const T* bias, float* scores) {
 template <int64_t V, int64_t n, class T>
 TENON_INLINE void mix(const Job& job, const T* v, const float* weights, const float* totals, T* y) {
   rows::F16 value, mixed[n][V] = {};
-  for (int64_t s = 0; s < job.keys; ++s)
+  for (int64_t s = 0; s < job.keys; ++s) {
+    TENON_UNROLL
     for (int64_t i = 0; i < V; ++i) {
       rows::load16(v + s * job.v_key + i * rows::kLanes, value);
+      TENON_UNROLL
       for (int64_t r = 0; r < n; ++r) mixed[r][i] += weights[r * job.padded_keys + s] * value;
     }
-  for (int64_t r = 0; r < n; ++r)
+  }
+  TENON_UNROLL
+  for (int64_t r = 0; r < n; ++r) {
+    TENON_UNROLL
     for (int64_t i = 0; i < V; ++i) {
       mixed[r][i] /= totals[r];
       rows::store16(y + (r * V + i) * rows::kLanes, mixed[r][i]);
     }
+  }
 }
 
 template <int64_t V, class T>

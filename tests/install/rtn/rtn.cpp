@@ -62,4 +62,6 @@ class Rtn final : public tenon::Quantizer {
 
 TENON_PLUGIN(.id = "org.example.rtn", .version = "0.1.0", .license = "Apache-2.0", .provides = {"quantizer:rtn"})
 
-TENON_REGISTER(tenon::Registrar& registrar) { registrar.quantizer<Options, Rtn>("rtn", "8-bit integers, one scale a row.", option_table()); }
+TENON_REGISTER(tenon::Registrar& registrar) {
+  registrar.quantizer<Options, Rtn>("rtn", "8-bit integers, one scale a row.", option_table());
+}

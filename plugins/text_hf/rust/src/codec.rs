@@ -10,8 +10,8 @@ use tokenizers::{AddedToken, Tokenizer};
 use crate::error::{Error, Result};
 use crate::guard;
 use crate::load::{load, Loaded};
-use crate::special::SpecialTokens;
 use crate::spans::{render_with_spans, Rendered};
+use crate::special::SpecialTokens;
 use crate::stream::{Mode, Stream};
 use crate::template::{prepare_messages, ChatTemplate, Request};
 
@@ -55,9 +55,8 @@ impl Codec {
         let map = object(files.special_tokens_map, "special_tokens_map.json")?;
         let loading = || load(files.tokenizer_json, &config, &map, files.model_type);
         // The crate panics over some broken files.
-        let loaded = catch_unwind(AssertUnwindSafe(loading)).unwrap_or_else(|panic| {
-            Err(Error::data(format!("tokenizer.json: broken: {}", guard::panic_text(panic.as_ref()))))
-        });
+        let loaded = catch_unwind(AssertUnwindSafe(loading))
+            .unwrap_or_else(|panic| Err(Error::data(format!("tokenizer.json: broken: {}", guard::panic_text(panic.as_ref())))));
         let Loaded { tokenizer, special, space_before_space } = loaded?;
         let template = match files.chat_template {
             "" => None,
@@ -79,7 +78,8 @@ impl Codec {
 
     /// Adds tokens that the vocabulary does not have; returns how many it did not. Before the codec is shared.
     pub fn add_tokens(&mut self, tokens: &[String], special: bool) -> Result<usize> {
-        let tokenizer = Arc::get_mut(&mut self.tokenizer).ok_or_else(|| Error::data("tokens can only be added before the codec is in use"))?;
+        let tokenizer =
+            Arc::get_mut(&mut self.tokenizer).ok_or_else(|| Error::data("tokens can only be added before the codec is in use"))?;
         let before = tokenizer.get_vocab_size(true);
         let tokens: Vec<AddedToken> = tokens.iter().map(|text| AddedToken::from(text.clone(), special)).collect();
         tokenizer.add_tokens(tokens).map_err(|e| Error::data(format!("add tokens: {e}")))?;
@@ -88,7 +88,11 @@ impl Codec {
 
     pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<Token>> {
         let padded = self.space_before_space && text.starts_with([' ', '\u{2581}']);
-        let encoding = if padded { self.tokenizer.encode(format!(" {text}"), add_special_tokens) } else { self.tokenizer.encode(text, add_special_tokens) };
+        let encoding = if padded {
+            self.tokenizer.encode(format!(" {text}"), add_special_tokens)
+        } else {
+            self.tokenizer.encode(text, add_special_tokens)
+        };
         let encoding = encoding.map_err(|e| Error::data(format!("encode: {e}")))?;
         let pad = usize::from(padded);
         let tokens = encoding.get_ids().iter().zip(encoding.get_offsets());
@@ -214,6 +218,17 @@ fn object(text: &str, what: &str) -> Result<Map<String, Json>> {
 
 /// The artefacts that transformers' clean_up_tokenization removes, in its order.
 fn clean_up(text: String) -> String {
-    let pairs = [(" .", "."), (" ?", "?"), (" !", "!"), (" ,", ","), (" ' ", "'"), (" n't", "n't"), (" 'm", "'m"), (" 's", "'s"), (" 've", "'ve"), (" 're", "'re")];
+    let pairs = [
+        (" .", "."),
+        (" ?", "?"),
+        (" !", "!"),
+        (" ,", ","),
+        (" ' ", "'"),
+        (" n't", "n't"),
+        (" 'm", "'m"),
+        (" 's", "'s"),
+        (" 've", "'ve"),
+        (" 're", "'re"),
+    ];
     pairs.iter().fold(text, |text, (from, to)| text.replace(from, to))
 }

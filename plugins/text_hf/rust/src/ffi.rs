@@ -98,8 +98,7 @@ impl Text {
     }
 
     unsafe fn str<'a>(self, what: &str) -> Result<&'a str> {
-        std::str::from_utf8(self.bytes())
-            .map_err(|e| Error::data(format!("{what}: not UTF-8 at byte {}", e.valid_up_to())))
+        std::str::from_utf8(self.bytes()).map_err(|e| Error::data(format!("{what}: not UTF-8 at byte {}", e.valid_up_to())))
     }
 }
 
@@ -319,11 +318,8 @@ pub unsafe extern "C" fn text_hf_render(
     error: *mut OwnedString,
 ) -> i32 {
     entry(rendered, error, || {
-        let options = RenderOptions {
-            add_generation_prompt: flags & 1 != 0,
-            continue_final_message: flags & 2 != 0,
-            want_spans: flags & 4 != 0,
-        };
+        let options =
+            RenderOptions { add_generation_prompt: flags & 1 != 0, continue_final_message: flags & 2 != 0, want_spans: flags & 4 != 0 };
         let result = (*codec).render(messages.str("messages")?, variables.str("template variables")?, options)?;
         let spans: Vec<CSpan> = result
             .spans

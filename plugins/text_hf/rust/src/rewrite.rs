@@ -124,7 +124,11 @@ mod tests {
             ("{{ '{% generation %}' }}", "{{ '{% generation %}' }}", 0),
             ("{{ \"a\\\"{% generation %}\" }}", "{{ \"a\\\"{% generation %}\" }}", 0),
             ("{% set x = '%}{% generation %}' %}", "{% set x = '%}{% generation %}' %}", 0),
-            ("{% raw %}{% generation %}{% endraw %}{% generation %}", "{% raw %}{% generation %}{% endraw %}{% filter __generation__ %}{% with %}", 1),
+            (
+                "{% raw %}{% generation %}{% endraw %}{% generation %}",
+                "{% raw %}{% generation %}{% endraw %}{% filter __generation__ %}{% with %}",
+                1,
+            ),
             ("{{ {'a': {'b': 1}} }}{% generation %}", "{{ {'a': {'b': 1}} }}{% filter __generation__ %}{% with %}", 1),
             ("{% set generation = 1 %}", "{% set generation = 1 %}", 0),
             ("{% generation x %}", "{% generation x %}", 0),

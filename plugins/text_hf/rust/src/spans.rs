@@ -6,6 +6,7 @@
 //! - the span begins where the generation prompt of the conversation before it ends, so it holds what a template puts before the content
 //!   (an empty thinking block); where the template has no generation prompt, at the content and the spaces right before it;
 //! - the span ends with what the message itself adds behind its content (end-of-turn token, tool calls), trailing white space left out.
+//!
 //! Both come from renders of the conversation cut off at that message, and count only as far as the whole rendering agrees. A message that
 //! cannot be marked (it says nothing, or the template edits it) is placed by those cut-off renders alone. If that fails too, it is an error:
 //! a wrong mask trains the wrong thing.
@@ -52,7 +53,9 @@ pub fn render_with_spans(template: &ChatTemplate, request: &Request, special_tok
             None => marks.read(&template.render(request, Some(marks.block()))?, count),
         };
         if read.text != text {
-            return Err(Error::template("chat template: its generation blocks are edited after they are rendered, so they cannot be placed"));
+            return Err(Error::template(
+                "chat template: its generation blocks are edited after they are rendered, so they cannot be placed",
+            ));
         }
         return Ok(Rendered { spans: block_spans(&read, request), text });
     }
@@ -170,7 +173,12 @@ impl Cut<'_> {
         let common = &a[..same];
         let space = common.rfind(char::is_whitespace).map_or(0, |at| at + common[at..].chars().next().map_or(0, char::len_utf8));
         let tail = &common[space..];
-        let token = self.special_tokens.iter().filter(|token| !token.is_empty()).filter_map(|token| tail.rfind(token.as_str()).map(|at| at + token.len())).max();
+        let token = self
+            .special_tokens
+            .iter()
+            .filter(|token| !token.is_empty())
+            .filter_map(|token| tail.rfind(token.as_str()).map(|at| at + token.len()))
+            .max();
         space + token.unwrap_or(0)
     }
 }

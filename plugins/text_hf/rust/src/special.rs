@@ -50,9 +50,8 @@ impl SpecialTokens {
                 let id: u32 = id.parse().map_err(|_| {
                     Error::data(format!("tokenizer_config.json: added_tokens_decoder has the id '{id}', expected a number"))
                 })?;
-                let token = token_of(token).ok_or_else(|| {
-                    Error::data(format!("tokenizer_config.json: added_tokens_decoder.{id} is not a token"))
-                })?;
+                let token = token_of(token)
+                    .ok_or_else(|| Error::data(format!("tokenizer_config.json: added_tokens_decoder.{id} is not a token")))?;
                 result.added.insert(id, token);
             }
         } else {
@@ -78,8 +77,7 @@ impl SpecialTokens {
             if value.is_null() {
                 continue;
             }
-            let token = resolve(&value)
-                .ok_or_else(|| Error::data(format!("tokenizer_config.json: {name} is neither text nor a token")))?;
+            let token = resolve(&value).ok_or_else(|| Error::data(format!("tokenizer_config.json: {name} is neither text nor a token")))?;
             result.named.push((name.into(), token));
         }
         for (key, value) in &values {

@@ -64,7 +64,8 @@ fn generation_blocks_give_spans() {
 
 #[test]
 fn generation_blocks_see_their_surroundings_and_keep_their_variables() {
-    let template = "{% set ns = namespace(n=0) %}{% set x = 1 %}{% for m in messages %}{% generation %}{% set x = 7 %}{% set ns.n = ns.n + 1 %}\
+    let template =
+        "{% set ns = namespace(n=0) %}{% set x = 1 %}{% for m in messages %}{% generation %}{% set x = 7 %}{% set ns.n = ns.n + 1 %}\
         {{ loop.index }}{{ x }}{% endgeneration %}{{ x }}{% endfor %}{{ ns.n }}";
     let rendered = render(template, conversation(), json!({}), SPANS).unwrap();
     assert_eq!(rendered.text, "1712713714715715");
@@ -147,19 +148,41 @@ fn marks_avoid_characters_of_the_input() {
 
 #[test]
 fn templates_see_what_transformers_gives_them() {
-    assert_eq!(plain("{{ bos_token }}{{ eos_token }}{{ pad_token }}{{ tools is none }}{{ documents is none }}").unwrap(), "<s></s>TrueTrue");
+    assert_eq!(
+        plain("{{ bos_token }}{{ eos_token }}{{ pad_token }}{{ tools is none }}{{ documents is none }}").unwrap(),
+        "<s></s>TrueTrue"
+    );
     assert_eq!(plain("{{ [1, 1.0, none, true, 'a\"<\u{e9}'] | tojson }}").unwrap(), "[1, 1.0, null, true, \"a\\\"<\u{e9}\"]");
     assert_eq!(plain("{{ {'b': [1, {}], 'a': []} | tojson(indent=2) }}").unwrap(), "{\n  \"b\": [\n    1,\n    {}\n  ],\n  \"a\": []\n}");
-    assert_eq!(plain("{{ {'b': 1, 'a': 2} | tojson(sort_keys=true, separators=(',', ':'), ensure_ascii=true) }}").unwrap(), "{\"a\":2,\"b\":1}");
-    assert_eq!(plain("{{ none is iterable }}{{ 'x' is sequence }}{{ {} is sequence }}{{ none }}{{ true }}{{ [1, 'a'] }}").unwrap(), "FalseTrueTrueNoneTrue[1, 'a']");
-    assert_eq!(plain("{{ 'a,b'.split(',')[1] }}{{ ' x '.strip() }}{{ 'abc'.removeprefix('a') }}{{ 'a-b-c'.rsplit('-', 1)[0] }}").unwrap(), "bxbca-b");
-    assert_eq!(plain("{% for i in range(9) %}{% if i == 2 %}{% continue %}{% endif %}{% if i == 4 %}{% break %}{% endif %}{{ i }}{% endfor %}").unwrap(), "013");
+    assert_eq!(
+        plain("{{ {'b': 1, 'a': 2} | tojson(sort_keys=true, separators=(',', ':'), ensure_ascii=true) }}").unwrap(),
+        "{\"a\":2,\"b\":1}"
+    );
+    assert_eq!(
+        plain("{{ none is iterable }}{{ 'x' is sequence }}{{ {} is sequence }}{{ none }}{{ true }}{{ [1, 'a'] }}").unwrap(),
+        "FalseTrueTrueNoneTrue[1, 'a']"
+    );
+    assert_eq!(
+        plain("{{ 'a,b'.split(',')[1] }}{{ ' x '.strip() }}{{ 'abc'.removeprefix('a') }}{{ 'a-b-c'.rsplit('-', 1)[0] }}").unwrap(),
+        "bxbca-b"
+    );
+    assert_eq!(
+        plain("{% for i in range(9) %}{% if i == 2 %}{% continue %}{% endif %}{% if i == 4 %}{% break %}{% endif %}{{ i }}{% endfor %}")
+            .unwrap(),
+        "013"
+    );
     assert_eq!(plain("  {% if true %}\n  a\n  {% endif %}\nb\n").unwrap(), "  a\nb");
     assert!(plain("{{ raise_exception('roles must alternate') }}").unwrap_err().text.contains("roles must alternate"));
-    let date = render("{{ strftime_now('%d %b %Y') }}", json!([{"role": "user"}]), json!({"strftime_now": "2024-07-26"}), Default::default());
+    let date =
+        render("{{ strftime_now('%d %b %Y') }}", json!([{"role": "user"}]), json!({"strftime_now": "2024-07-26"}), Default::default());
     assert_eq!(date.unwrap().text, "26 Jul 2024");
     let reasoning = json!([{"role": "assistant", "thinking": "hm", "content": null}]);
-    assert_eq!(render("{{ messages[0].reasoning_content }}{{ messages[0].content is defined }}", reasoning, json!({}), Default::default()).unwrap().text, "hmFalse");
+    assert_eq!(
+        render("{{ messages[0].reasoning_content }}{{ messages[0].content is defined }}", reasoning, json!({}), Default::default())
+            .unwrap()
+            .text,
+        "hmFalse"
+    );
 }
 
 #[test]

@@ -99,7 +99,9 @@ fn a_stream_equals_the_decoding_of_all_ids() {
         for _ in 0..3000 {
             // Small ids (special tokens and bytes that begin characters) half of the time, unknown ids now and then.
             let count = random.below(9);
-            let sequence: Vec<u32> = (0..count).map(|_| if random.below(2) == 0 { random.below(size + 2) } else { size - 1 - random.below(72) } as u32).collect();
+            let sequence: Vec<u32> = (0..count)
+                .map(|_| if random.below(2) == 0 { random.below(size + 2) } else { size - 1 - random.below(72) } as u32)
+                .collect();
             check_stream(&codec, &sequence);
         }
     }
@@ -119,11 +121,19 @@ fn corrupt_files_are_errors() {
     let good = sentence_tokenizer().to_string();
     let mut random = Random(2);
     let open = |bytes: &[u8]| {
-        let files = text_hf::codec::Files { tokenizer_json: bytes, tokenizer_config: "", special_tokens_map: "", chat_template: "", model_type: "" };
+        let files = text_hf::codec::Files {
+            tokenizer_json: bytes,
+            tokenizer_config: "",
+            special_tokens_map: "",
+            chat_template: "",
+            model_type: "",
+        };
         Codec::new(&files).map(|_| ())
     };
     assert!(open(good.as_bytes()).is_ok());
-    for text in ["", "{}", "[]", "null", "{\"model\": {}}", "{\"model\": {\"type\": \"BPE\"}}", "{\"version\": \"9\", \"model\": {}}", "\u{feff}{}"] {
+    for text in
+        ["", "{}", "[]", "null", "{\"model\": {}}", "{\"model\": {\"type\": \"BPE\"}}", "{\"version\": \"9\", \"model\": {}}", "\u{feff}{}"]
+    {
         assert!(open(text.as_bytes()).is_err(), "{text}");
     }
     assert!(open(&[0xFF, 0xFE]).is_err());
@@ -141,7 +151,8 @@ fn corrupt_files_are_errors() {
     let deep = format!("{{\"model\": {}{}}}", "[".repeat(100_000), "]".repeat(100_000));
     assert!(open(deep.as_bytes()).is_err());
     let mut regex = byte_tokenizer();
-    regex["pre_tokenizer"] = json!({"type": "Split", "pattern": {"Regex": "(".repeat(100_000) + &")".repeat(100_000)}, "behavior": "Isolated", "invert": false});
+    regex["pre_tokenizer"] =
+        json!({"type": "Split", "pattern": {"Regex": "(".repeat(100_000) + &")".repeat(100_000)}, "behavior": "Isolated", "invert": false});
     assert!(open(regex.to_string().as_bytes()).is_err());
 }
 

@@ -1,0 +1,140 @@
+// The command line as a user meets it: the built `host`, its texts and exit statuses.
+#include <sys/stat.h>
+
+#include <chrono>
+
+#include "base/json.h"
+#include "support/run_host.h"
+
+#include <doctest/doctest.h>
+
+namespace fs = std::filesystem;
+using namespace tenon;
+using namespace tenon::host;
+using testing::run_host;
+
+namespace {
+bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
+fs::path bad_plugin(const std::string& name) { return testing::build_dir() / "tests" / "bad_plugins" / ("lib" + name + ".so"); }
+}  // namespace
+
+TEST_CASE("help is an answer, a wrong word is an error with the right one") {
+  for (const std::vector<std::string>& words : {std::vector<std::string>{}, {"--help"}, {"-h"}, {"help"}}) {
+    const auto result = run_host(words);
+    CHECK(result.status == 0);
+    CHECK(contains(result.out, "usage: host VERB"));
+    CHECK(result.err.empty());
+  }
+  CHECK(contains(run_host({"run", "--help"}).out, "host run recipe.toml"));
+  CHECK(contains(run_host({"help", "generate"}).out, "--max-new-tokens"));
+  CHECK(contains(run_host({"version"}).out, "tenon 0."));
+  CHECK(contains(run_host({"--version"}).out, "SDK"));
+  const auto wrong = run_host({"pln", "r.toml"});
+  CHECK(wrong.status == 2);
+  CHECK(wrong.err == "error: unknown verb 'pln', did you mean 'plan'?\n");
+  CHECK(run_host({"help", "nothing"}).status == 2);
+  CHECK(contains(run_host({"--json", "plan"}).err, "the verb comes first"));
+  CHECK(contains(run_host({"plan"}).err, "host plan needs a recipe: host plan recipe.toml"));
+  CHECK(contains(run_host({"plugins", "list", "--set", "a=1"}).err, "reads no recipe"));
+  CHECK(contains(run_host({"plan", "no/such/recipe.toml"}).err, "cannot read 'no/such/recipe.toml': No such file or directory"));
+  CHECK(run_host({"plan", "no/such/recipe.toml"}).status == 3);
+}
+
+TEST_CASE("plugins list with fifty files answers within 50 ms, loads no LibTorch and no plugin") {
+  const testing::TempDir folder;
+  ::chmod(folder.path().c_str(), 0755);
+  for (int i = 0; i < 50; ++i) {
+    const fs::path copy = folder.path() / ("p" + std::to_string(i) + ".so");
+    fs::copy_file(bad_plugin("good"), copy);
+    ::chmod(copy.c_str(), 0644);
+  }
+  const std::vector<std::string> words = {"plugins", "list", "--json", "--plugin-dir", folder.path().string()};
+  double best = 1e9;
+  for (int i = 0; i < 10; ++i) {
+    const auto start = std::chrono::steady_clock::now();
+    const auto result = run_host(words);
+    best = std::min(best, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+    REQUIRE(result.status == 0);
+    REQUIRE(parse_json(result.out, "list").as_list().size() >= 50);
+  }
+  MESSAGE("best of ten: " << 1000 * best << " ms");
+#ifndef __SANITIZE_ADDRESS__  // which is slower to start
+  CHECK(best < 0.050);
+#endif
+  const auto traced = run_host(words, {"LD_DEBUG=files"});
+  CHECK(contains(traced.err, "calling init"));  // so that the trace is one
+  CHECK_FALSE(contains(traced.err, "libtorch"));
+  CHECK_FALSE(contains(traced.err, folder.path().string()));
+}
+
+TEST_CASE("plugins list and why tell what is refused, and why") {
+  const testing::TempDir folder;
+  ::chmod(folder.path().c_str(), 0755);
+  const fs::path copy = folder.path() / "libgood.so";
+  fs::copy_file(bad_plugin("good"), copy);
+  ::chmod(copy.c_str(), 0666);
+  const std::vector<std::string> place = {"--plugin-dir", folder.path().string()};
+  auto with_place = [&](std::vector<std::string> words) {
+    words.insert(words.end(), place.begin(), place.end());
+    return run_host(words);
+  };
+  const auto list = with_place({"plugins", "list"});
+  CHECK(list.status == 0);
+  CHECK(contains(list.out, "rejected org.example.good (" + copy.string() + "): '" + copy.string() + "' can be written to by everyone"));
+  const auto why = with_place({"plugins", "why", "good_patch"});
+  CHECK(why.status == 0);
+  CHECK(contains(why.out, "org.example.good 1.2.3 is rejected\n  file: " + copy.string() + " (--plugin-dir)\n  provides: patch:good_patch\n  - '" + copy.string()));
+  const Value json = parse_json(with_place({"plugins", "why", copy.string(), "--json"}).out, "why");
+  REQUIRE(json.as_list().size() == 1);
+  CHECK(json.as_list()[0].at("state").as_string() == "rejected");
+  const auto none = with_place({"plugins", "why", "god_patch"});
+  CHECK(none.status == 4);
+  CHECK(contains(none.err, "did you mean 'good_patch'?"));
+  CHECK(contains(none.err, folder.path().string() + " (--plugin-dir)"));
+  CHECK(run_host({"plugins", "why"}).status == 2);
+  CHECK(run_host({"plugins", "tell", "x"}).status == 2);
+}
+
+TEST_CASE("plugins list filters by kind and modality") {
+  const Value patches = parse_json(run_host({"plugins", "list", "--kind", "patch", "--json", "--plugin", bad_plugin("good").string()}).out, "list");
+  bool found = false;
+  for (const auto& file : patches.as_list())
+    for (const auto& row : file.at("provides").as_list()) {
+      CHECK(row.at("kind").as_string() == "patch");
+      found |= row.at("name").as_string() == "good_patch" && row.at("attributes").at("stage").as_string() == "config";
+    }
+  CHECK(found);
+  CHECK(contains(run_host({"plugins", "list", "--kind", "parrot"}).err, "there is no kind 'parrot', the kinds are: quantizer,"));
+  const Value images = parse_json(run_host({"plugins", "list", "--modality", "image", "--json"}).out, "list");
+  for (const auto& file : images.as_list())
+    for (const auto& row : file.at("provides").as_list()) CHECK(contains(row.at("attributes").at("modality").as_string(), "image"));
+}
+
+TEST_CASE("plugins describe shows options as text, JSON, Markdown and recipe") {
+  auto describe = [](std::vector<std::string> flags) {
+    flags.insert(flags.begin(), {"plugins", "describe", "good_patch", "--plugin", bad_plugin("good").string()});
+    return run_host(flags);
+  };
+  CHECK(describe({}).out == "patch good_patch - Sets a key. (org.example.good)\n  strength  int  1  0 to 9  How much.\n");
+  CHECK(contains(describe({"--markdown"}).out, "| `strength` | int | `1` | 0 to 9 | How much. |"));
+  CHECK(describe({"--toml"}).out == "[[patch]]\ntype = \"good_patch\"\nstrength = 1  # 0 to 9: How much.\n");
+  const Value json = parse_json(describe({"--json"}).out, "describe");
+  CHECK(json.as_list().at(0).at("options").as_list().at(0).at("max").as_float() == 9);
+  const auto none = run_host({"plugins", "describe", "god_patch", "--plugin", bad_plugin("good").string()});
+  CHECK(none.status == 4);
+  CHECK(contains(none.err, "did you mean 'good_patch'?"));
+}
+
+TEST_CASE("doctor prints one page") {
+  const auto text = run_host({"doctor"});
+  CHECK(text.status == 0);
+  for (const char* key : {"tenon ", "compiler ", "cpu_features", "plugin_folders", "libtorch", "native_plugins"}) CHECK(contains(text.out, key));
+  CHECK(parse_json(run_host({"doctor", "--json"}).out, "doctor").at("libtorch").is_string());
+}
+
+TEST_CASE("docs/recipe.md is what the tables say") {
+  const auto result = run_host({"__docs", "recipe"});
+  REQUIRE(result.status == 0);
+  INFO("renew it: ./dev host __docs recipe > docs/recipe.md");
+  CHECK(result.out == testing::read_text(testing::source_dir() / "docs" / "recipe.md"));
+}
