@@ -10,6 +10,7 @@
 #include "base/interrupt.h"
 #include "base/log.h"
 #include "base/text.h"
+#include "data/dataset.h"
 #include "export/export.h"
 #include "export/verify.h"
 #include "generate/generator.h"
@@ -17,7 +18,6 @@
 #include "model/devices.h"
 #include "model/forward.h"
 #include "session/workspace.h"
-#include "data/dataset.h"
 #include "train/evaluate.h"
 #include "train/trainer.h"
 
