@@ -34,10 +34,10 @@ std::unique_ptr<TextCodec> load_text(const Recipe& recipe, Registry& registry, c
     files.folder = folder.string();
     files.tokenizer_json = read_file(folder / "tokenizer.json");
     files.tokenizer_config = fs::exists(folder / "tokenizer_config.json") ? read_json_file(folder / "tokenizer_config.json") : Value::table();
-    if (fs::exists(folder / "special_tokens_map.json")) {
+    // As transformers: the map counts where the config lists no added tokens, and then it wins.
+    if (fs::exists(folder / "special_tokens_map.json") && !files.tokenizer_config.find_set("added_tokens_decoder")) {
       const Value special = read_json_file(folder / "special_tokens_map.json");
-      for (const auto& [key, value] : special.as_table())
-        if (!files.tokenizer_config.find_set(key)) files.tokenizer_config.set(key, value);
+      for (const auto& [key, value] : special.as_table()) files.tokenizer_config.set(key, value);
     }
     // Some tokenizer classes follow from the architecture.
     if (const Value* type = checkpoint.config().find_set("model_type"); type && !files.tokenizer_config.find_set("model_type")) files.tokenizer_config.set("model_type", *type);

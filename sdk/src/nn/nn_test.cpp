@@ -4,6 +4,7 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/cat.h>
+#include <ATen/ops/full.h>
 #include <ATen/ops/gelu.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/log_softmax.h>
@@ -67,7 +68,7 @@ void check_same(const Function& ours, const Function& reference, const std::vect
   std::vector<at::Tensor> plain;
   for (const at::Tensor& input : inputs) plain.push_back(input.clone());
   const c10::NoGradGuard no_grad;
-  CHECK(error(ours(plain), outputs[0]) == 0);
+  CHECK(error(ours(plain), outputs[0]) <= tolerance);
 }
 
 // What one rounding to the type may change, doubled: both sides round, at different places.
@@ -169,7 +170,7 @@ TEST_CASE("attention equals its definition: groups, windows, soft caps, segments
       for (int64_t window : {0, 3, 100})
         for (double softcap : {0.0, 2.0})
           for (int segmented : {0, 1, 2, 3}) {
-            const int64_t kv_heads = heads == 4 ? 4 : heads / 3;
+            const int64_t kv_heads = heads == 4 ? 4 : heads / 3, head_dim = heads == 6 ? 48 : 8;
             INFO(concat(heads, " heads, ", new_tokens, " tokens, window ", window, ", soft cap ", softcap, ", segments ", segmented));
             AttentionArgs args{.scale = 0.4, .past = tokens - new_tokens, .window = window, .softcap = softcap};
             // Packed documents, padding in front, padding behind.
@@ -192,8 +193,36 @@ TEST_CASE("attention equals its definition: groups, windows, soft caps, segments
               return y * real;  // padded rows are finite and ignored
             };
             const auto written_out = [&](const std::vector<at::Tensor>& in) { return attention_written_out(args, in[0], in[1], in[2]) * real; };
-            check_same(ours, written_out, {at::randn({batch, heads, new_tokens, 8}), at::randn({batch, kv_heads, tokens, 8}), at::randn({batch, kv_heads, tokens, 8})}, 1e-5);
+            check_same(ours, written_out, {at::randn({batch, heads, new_tokens, head_dim}), at::randn({batch, kv_heads, tokens, head_dim}), at::randn({batch, kv_heads, tokens, head_dim})}, 1e-5);
           }
+}
+
+TEST_CASE("one token over a cache: head widths, groups, lengths, padding") {
+  at::manual_seed(14);
+  const c10::NoGradGuard no_grad;
+  const Attention attention;
+  for (at::ScalarType dtype : {at::kFloat, at::kBFloat16})
+    for (int64_t head_dim : {16, 32, 48, 64, 80, 96, 112, 128, 144})
+      for (int64_t group : {1, 2, 3, 8})
+        for (int64_t keys : {1, 15, 16, 17, 700})
+          for (bool padded : {false, true}) {
+            INFO(concat("head_dim ", head_dim, ", group ", group, ", keys ", keys, ", padded ", padded));
+            // A cache is longer than what it holds, and its values may be anything there.
+            at::Tensor cache = at::randn({2, 2, keys + 9, head_dim}).to(dtype), values = at::randn({2, 2, keys + 9, head_dim}).to(dtype);
+            cache.narrow(2, keys, 9).fill_(std::numeric_limits<double>::quiet_NaN());
+            values.narrow(2, keys, 9).fill_(std::numeric_limits<double>::quiet_NaN());
+            AttentionArgs args{.q = at::randn({2, 2 * group, 1, head_dim}).mul_(3).to(dtype), .k = cache.narrow(2, 0, keys), .v = values.narrow(2, 0, keys), .scale = 0.2, .past = keys - 1};
+            if (padded) {
+              args.key_segments = at::ones({2, keys}, at::kLong);
+              args.key_segments.narrow(0, 1, 1).narrow(1, 0, keys / 2).zero_();
+              args.segments = args.key_segments.narrow(1, keys - 1, 1);
+            }
+            const at::Tensor expected = attention_written_out(args, args.q.to(at::kFloat), args.k.to(at::kFloat), args.v.to(at::kFloat));
+            CHECK(error(attention(args).to(at::kFloat), expected) < (dtype == at::kFloat ? 3e-6 : 1.5e-2));
+          }
+  // Scores far apart neither overflow nor vanish.
+  AttentionArgs far{.q = at::full({1, 1, 1, 16}, 40.0), .k = at::randn({1, 1, 50, 16}) * 40, .v = at::randn({1, 1, 50, 16}), .scale = 1, .past = 49};
+  CHECK(error(attention(far), attention_written_out(far, far.q, far.k, far.v)) < 3e-6);
 }
 
 TEST_CASE("attention without causality, in bfloat16, and with a batch that follows another") {
