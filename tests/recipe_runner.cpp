@@ -72,7 +72,8 @@ Test read_test(const std::string& text) {
       test.needed.push_back(line);
     } else if (strip(line, "error ")) {
       const size_t colon = line.find(": ");
-      if (test.runs.empty() || colon == std::string::npos) throw std::runtime_error("'#! error CODE: REGEX' belongs behind a verb: " + line);
+      if (test.runs.empty() || colon == std::string::npos)
+        throw std::runtime_error("'#! error CODE: REGEX' belongs behind a verb: " + line);
       test.runs.back().status = std::stoi(line.substr(0, colon));
       test.runs.back().errors.push_back(line.substr(colon + 2));
     } else if (strip(line, "expect ")) {

@@ -14,7 +14,9 @@ namespace tenon::host {
 
 namespace {
 
-[[noreturn]] void fail_errno(const std::filesystem::path& file, const char* what) { fail(ErrorCode::Data, "cannot ", what, " '", file.string(), "': ", std::strerror(errno)); }
+[[noreturn]] void fail_errno(const std::filesystem::path& file, const char* what) {
+  fail(ErrorCode::Data, "cannot ", what, " '", file.string(), "': ", std::strerror(errno));
+}
 
 struct Descriptor {
   int fd;
@@ -121,7 +123,8 @@ void MappedFile::release(uint64_t offset, uint64_t length) const {
 void MappedFile::will_need(uint64_t offset, uint64_t length) const {
   const uint64_t page = static_cast<uint64_t>(::sysconf(_SC_PAGESIZE));
   const uint64_t begin = offset / page * page;
-  if (data_ && length > 0 && offset + length <= size_) ::madvise(const_cast<std::byte*>(data_) + begin, offset + length - begin, MADV_WILLNEED);
+  if (data_ && length > 0 && offset + length <= size_)
+    ::madvise(const_cast<std::byte*>(data_) + begin, offset + length - begin, MADV_WILLNEED);
 }
 
 }  // namespace tenon::host

@@ -96,13 +96,17 @@ class Reader {
   }
   bool put(Value value) {
     if (++count_ > limits_.max_values) return refuse("more than " + std::to_string(limits_.max_values) + " values");
-    if (open_.empty()) root = std::move(value);
-    else if (open_.back().value.is_list()) open_.back().value.as_list().push_back(std::move(value));
-    else open_.back().value.as_table().emplace_back(std::move(open_.back().key), std::move(value));
+    if (open_.empty())
+      root = std::move(value);
+    else if (open_.back().value.is_list())
+      open_.back().value.as_list().push_back(std::move(value));
+    else
+      open_.back().value.as_table().emplace_back(std::move(open_.back().key), std::move(value));
     return true;
   }
   bool open(Value value) {
-    if (static_cast<int>(open_.size()) >= limits_.max_depth) return refuse("nested more than " + std::to_string(limits_.max_depth) + " deep");
+    if (static_cast<int>(open_.size()) >= limits_.max_depth)
+      return refuse("nested more than " + std::to_string(limits_.max_depth) + " deep");
     open_.push_back({std::move(value), {}, {}});
     return true;
   }
@@ -147,12 +151,16 @@ Value parse_json(std::string_view text, const std::string& origin, const JsonLim
   const size_t last = std::max<size_t>(static_cast<size_t>(reached - text.data()), 1) - 1;
   const std::string_view before = text.substr(0, last);
   const size_t newline = before.rfind('\n');
-  fail(ErrorCode::Data, origin, ":", 1 + std::count(before.begin(), before.end(), '\n'), ":", newline == std::string_view::npos ? last + 1 : last - newline, ": ",
-       reader.problem);
+  fail(ErrorCode::Data, origin, ":", 1 + std::count(before.begin(), before.end(), '\n'), ":",
+       newline == std::string_view::npos ? last + 1 : last - newline, ": ", reader.problem);
 }
 
-Value read_json_file(const std::filesystem::path& file, const JsonLimits& limits) { return parse_json(read_file(file), file.string(), limits); }
+Value read_json_file(const std::filesystem::path& file, const JsonLimits& limits) {
+  return parse_json(read_file(file), file.string(), limits);
+}
 
-std::string to_json(const Value& value, int indent) { return to_library(value).dump(indent, ' ', false, nlohmann::ordered_json::error_handler_t::replace); }
+std::string to_json(const Value& value, int indent) {
+  return to_library(value).dump(indent, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
+}
 
 }  // namespace tenon::host

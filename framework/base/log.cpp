@@ -41,7 +41,10 @@ void log(LogLevel level, std::string_view text) {
   std::lock_guard lock(out.mutex);
   if (out.sink) return out.sink(level, text);
   if (out.live_line) std::fputs("\r\033[K", stderr), out.live_line = false;
-  const char* prefix = level == LogLevel::Error ? "error: " : level == LogLevel::Warn ? "warning: " : level == LogLevel::Debug ? "debug: " : "";
+  const char* prefix = level == LogLevel::Error   ? "error: "
+                       : level == LogLevel::Warn  ? "warning: "
+                       : level == LogLevel::Debug ? "debug: "
+                                                  : "";
   std::fprintf(stderr, "%s%.*s\n", prefix, static_cast<int>(text.size()), text.data());
 }
 
@@ -69,7 +72,8 @@ struct Progress::Impl {
     const double elapsed = now() - start, rate = elapsed > 0 ? static_cast<double>(n) / elapsed : 0;
     const double share = total > 0 ? static_cast<double>(n) / static_cast<double>(total) : 0;
     std::string line = fmt::format("{} {:3.0f} %  {} of {}", label, 100 * share, amount(n), amount(total));
-    if (rate > 0) line += fmt::format(", {}/s, {} left", amount(static_cast<int64_t>(rate)), human_seconds(static_cast<double>(total - n) / rate));
+    if (rate > 0)
+      line += fmt::format(", {}/s, {} left", amount(static_cast<int64_t>(rate)), human_seconds(static_cast<double>(total - n) / rate));
     if (!note.empty()) line += ", " + note;
     Output& out = output();
     std::lock_guard lock(out.mutex);

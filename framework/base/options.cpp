@@ -22,10 +22,14 @@ std::string string_text(const std::string& text) {
   std::string out = "\"";
   for (const char c : text) {
     if (c == '"' || c == '\\') out += '\\';
-    if (c == '\n') out += "\\n";
-    else if (c == '\t') out += "\\t";
-    else if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) out += fmt::format("\\u{:04x}", static_cast<unsigned>(c));
-    else out += c;
+    if (c == '\n')
+      out += "\\n";
+    else if (c == '\t')
+      out += "\\t";
+    else if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f)
+      out += fmt::format("\\u{:04x}", static_cast<unsigned>(c));
+    else
+      out += c;
   }
   return out + "\"";
 }
@@ -122,7 +126,8 @@ std::vector<std::string> check_options(const OptionTable& table, const Value& va
     auto report = [&](const std::string& text) { problems.push_back(place.empty() ? text : place + ": " + text); };
     const auto row = std::find_if(table.rows.begin(), table.rows.end(), [&](const OptionRow& r) { return r.name == key; });
     if (row != table.rows.end()) {
-      if (const std::string wrong = check_value(*row, value); !wrong.empty()) report(fmt::format("option '{}' of {}: {}", key, owner, wrong));
+      if (const std::string wrong = check_value(*row, value); !wrong.empty())
+        report(fmt::format("option '{}' of {}: {}", key, owner, wrong));
       continue;
     }
     const auto retired = std::find_if(table.retired.begin(), table.retired.end(), [&](const auto& entry) { return entry.first == key; });
@@ -133,9 +138,13 @@ std::vector<std::string> check_options(const OptionTable& table, const Value& va
     const std::string hint = did_you_mean(key, names);
     // A near name is the likelier slip; only without one is another plugin's option worth the search.
     const std::string other = hint.empty() && others ? others(key) : "";
-    if (!other.empty()) report(fmt::format("'{}' is an option of {}, not of {}", key, other, owner));
-    else if (!hint.empty()) report(fmt::format("unknown option '{}' for {}{}", key, owner, hint));
-    else report(fmt::format("unknown option '{}' for {}{}", key, owner, names.empty() ? ", which has none" : ", it has: " + join(names, ", ")));
+    if (!other.empty())
+      report(fmt::format("'{}' is an option of {}, not of {}", key, other, owner));
+    else if (!hint.empty())
+      report(fmt::format("unknown option '{}' for {}{}", key, owner, hint));
+    else
+      report(
+          fmt::format("unknown option '{}' for {}{}", key, owner, names.empty() ? ", which has none" : ", it has: " + join(names, ", ")));
   }
   return problems;
 }

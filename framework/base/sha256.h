@@ -23,7 +23,7 @@ class Sha256 {
   uint64_t total_bytes_ = 0;
 };
 
-std::string sha256(std::string_view bytes);                    // 64 hexadecimal digits
-std::string sha256_file(const std::filesystem::path& file);    // Error(Data) when it cannot be read
+std::string sha256(std::string_view bytes);                  // 64 hexadecimal digits
+std::string sha256_file(const std::filesystem::path& file);  // Error(Data) when it cannot be read
 
 }  // namespace tenon::host

@@ -12,7 +12,9 @@ namespace {
 
 // Insertions, deletions, replacements and swaps of neighbours, each 1; case does not count.
 size_t edit_distance(std::string_view a, std::string_view b) {
-  auto same = [&](size_t i, size_t j) { return std::tolower(static_cast<unsigned char>(a[i])) == std::tolower(static_cast<unsigned char>(b[j])); };
+  auto same = [&](size_t i, size_t j) {
+    return std::tolower(static_cast<unsigned char>(a[i])) == std::tolower(static_cast<unsigned char>(b[j]));
+  };
   std::vector<std::vector<size_t>> rows(a.size() + 1, std::vector<size_t>(b.size() + 1));
   for (size_t i = 0; i <= a.size(); ++i) {
     for (size_t j = 0; j <= b.size(); ++j) {
@@ -58,7 +60,8 @@ std::string join(const std::vector<std::string>& items, std::string_view separat
 std::vector<std::string> split(std::string_view text, char separator) {
   std::vector<std::string> parts;
   size_t begin = 0;
-  for (size_t end; (end = text.find(separator, begin)) != std::string_view::npos; begin = end + 1) parts.emplace_back(text.substr(begin, end - begin));
+  for (size_t end; (end = text.find(separator, begin)) != std::string_view::npos; begin = end + 1)
+    parts.emplace_back(text.substr(begin, end - begin));
   parts.emplace_back(text.substr(begin));
   return parts;
 }
@@ -99,15 +102,19 @@ std::optional<int64_t> parse_bytes(std::string_view text) {
   unit.erase(0, unit.find_first_not_of(' ') == std::string::npos ? unit.size() : unit.find_first_not_of(' '));
   for (char& c : unit) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
   double scale = 0;
-  if (unit.empty() || unit == "b") scale = 1;
+  if (unit.empty() || unit == "b")
+    scale = 1;
   else {
     static constexpr std::string_view prefixes = "kmgtp";
     const size_t power = prefixes.find(unit[0]);
     if (power == std::string_view::npos) return std::nullopt;
     const std::string rest = unit.substr(1);
-    if (rest == "ib") scale = std::pow(1024.0, static_cast<double>(power + 1));
-    else if (rest == "b") scale = std::pow(1000.0, static_cast<double>(power + 1));
-    else return std::nullopt;
+    if (rest == "ib")
+      scale = std::pow(1024.0, static_cast<double>(power + 1));
+    else if (rest == "b")
+      scale = std::pow(1000.0, static_cast<double>(power + 1));
+    else
+      return std::nullopt;
   }
   const double bytes = std::stod(number) * scale;
   if (!(bytes < 4.6e18)) return std::nullopt;

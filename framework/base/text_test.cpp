@@ -19,7 +19,8 @@ TEST_CASE("amounts of memory are read in both systems of units") {
   CHECK(parse_bytes("500 MB") == 500'000'000);
   CHECK(parse_bytes("1.5 kib") == 1536);
   CHECK(parse_bytes("1024") == 1024);
-  for (const char* wrong : {"", "GiB", "20 furlongs", "1.2.3", "-1", "1e3", "9999999999999GiB", "."}) CHECK_FALSE(parse_bytes(wrong).has_value());
+  for (const char* wrong : {"", "GiB", "20 furlongs", "1.2.3", "-1", "1e3", "9999999999999GiB", "."})
+    CHECK_FALSE(parse_bytes(wrong).has_value());
 }
 
 TEST_CASE("figures read well") {

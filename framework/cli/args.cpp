@@ -19,8 +19,11 @@ namespace {
 po::options_description common_flags(bool has_recipe) {
   po::options_description flags("for every verb");
   auto add = flags.add_options();
-  if (has_recipe) add("set", po::value<std::vector<std::string>>()->composing()->value_name("KEY=VALUE"), "change the recipe: train.learning_rate=1e-4, patch.0.factor=4");
-  else add("set", po::value<std::vector<std::string>>()->composing()->value_name("KEY=VALUE"), "of no effect without a recipe");
+  if (has_recipe)
+    add("set", po::value<std::vector<std::string>>()->composing()->value_name("KEY=VALUE"),
+        "change the recipe: train.learning_rate=1e-4, patch.0.factor=4");
+  else
+    add("set", po::value<std::vector<std::string>>()->composing()->value_name("KEY=VALUE"), "of no effect without a recipe");
   add("plugin", po::value<std::vector<std::string>>()->composing()->value_name("FILE"), "use this plugin file too");
   add("plugin-dir", po::value<std::vector<std::string>>()->composing()->value_name("FOLDER"), "look for plugins there too");
   add("no-plugins", po::bool_switch(), "only the plugins that came with host");
@@ -133,7 +136,9 @@ Args parse_args(int argc, const char* const* argv) {
   } else if (!args.settings.empty()) {
     fail(ErrorCode::Usage, "host ", verb.name, " reads no recipe: --set changes nothing here");
   }
-  if (args.words.size() > verb.max_words) fail(ErrorCode::Usage, "host ", verb.name, ": '", args.words[verb.max_words], "' is one word too many: host ", verb.name, " ", verb.usage);
+  if (args.words.size() > verb.max_words)
+    fail(ErrorCode::Usage, "host ", verb.name, ": '", args.words[verb.max_words], "' is one word too many: host ", verb.name, " ",
+         verb.usage);
   return args;
 }
 

@@ -18,10 +18,10 @@ using FlagValue = std::variant<bool, int64_t, double, std::string, std::vector<s
 
 struct Args {
   const Verb* verb = nullptr;
-  std::filesystem::path recipe;            // of verbs that take one
-  std::vector<std::string> words;          // what stands behind the verb, without the recipe
-  std::vector<std::string> settings;       // --set
-  SearchPath search;                       // --plugin, --plugin-dir, --no-plugins
+  std::filesystem::path recipe;       // of verbs that take one
+  std::vector<std::string> words;     // what stands behind the verb, without the recipe
+  std::vector<std::string> settings;  // --set
+  SearchPath search;                  // --plugin, --plugin-dir, --no-plugins
   bool json = false, help = false, debug = false;
   std::map<std::string, FlagValue> values;  // the flags that were given
 

@@ -83,7 +83,8 @@ TEST_CASE("plugins list and why tell what is refused, and why") {
   CHECK(contains(list.out, "rejected org.example.good (" + copy.string() + "): '" + copy.string() + "' can be written to by everyone"));
   const auto why = with_place({"plugins", "why", "good_patch"});
   CHECK(why.status == 0);
-  CHECK(contains(why.out, "org.example.good 1.2.3 is rejected\n  file: " + copy.string() + " (--plugin-dir)\n  provides: patch:good_patch\n  - '" + copy.string()));
+  CHECK(contains(why.out, "org.example.good 1.2.3 is rejected\n  file: " + copy.string() +
+                              " (--plugin-dir)\n  provides: patch:good_patch\n  - '" + copy.string()));
   const Value json = parse_json(with_place({"plugins", "why", copy.string(), "--json"}).out, "why");
   REQUIRE(json.as_list().size() == 1);
   CHECK(json.as_list()[0].at("state").as_string() == "rejected");
@@ -96,7 +97,8 @@ TEST_CASE("plugins list and why tell what is refused, and why") {
 }
 
 TEST_CASE("plugins list filters by kind and modality") {
-  const Value patches = parse_json(run_host({"plugins", "list", "--kind", "patch", "--json", "--plugin", bad_plugin("good").string()}).out, "list");
+  const Value patches =
+      parse_json(run_host({"plugins", "list", "--kind", "patch", "--json", "--plugin", bad_plugin("good").string()}).out, "list");
   bool found = false;
   for (const auto& file : patches.as_list())
     for (const auto& row : file.at("provides").as_list()) {
@@ -128,7 +130,8 @@ TEST_CASE("plugins describe shows options as text, JSON, Markdown and recipe") {
 TEST_CASE("doctor prints one page") {
   const auto text = run_host({"doctor"});
   CHECK(text.status == 0);
-  for (const char* key : {"tenon ", "compiler ", "cpu_features", "plugin_folders", "libtorch", "native_plugins"}) CHECK(contains(text.out, key));
+  for (const char* key : {"tenon ", "compiler ", "cpu_features", "plugin_folders", "libtorch", "native_plugins"})
+    CHECK(contains(text.out, key));
   CHECK(parse_json(run_host({"doctor", "--json"}).out, "doctor").at("libtorch").is_string());
 }
 

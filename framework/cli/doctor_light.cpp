@@ -52,7 +52,8 @@ Value doctor_light(const SearchPath& search) {
   page.set("compiler", fmt::format("{} {}, C++{}", __VERSION__, sizeof(void*) == 8 ? "64-bit" : "32-bit", __cplusplus / 100 % 100));
   utsname system{};
   ::uname(&system);
-  page.set("system", fmt::format("{}, {} {} {}", line_of("/etc/os-release", "PRETTY_NAME"), system.sysname, system.release, system.machine));
+  page.set("system",
+           fmt::format("{}, {} {} {}", line_of("/etc/os-release", "PRETTY_NAME"), system.sysname, system.release, system.machine));
   page.set("cpu", line_of("/proc/cpuinfo", "model name"));
   page.set("cpu_features", cpu_features());
   page.set("threads", worker_count());
@@ -61,13 +62,16 @@ Value doctor_light(const SearchPath& search) {
   Value folders = Value::list();
   for (const auto& folder : plugin_folders(search)) {
     const bool there = std::filesystem::is_directory(folder.path);
-    const auto count = std::count_if(found.files.begin(), found.files.end(), [&](const PluginFile& f) { return f.origin == folder.origin; });
-    folders.as_list().emplace_back(fmt::format("{} ({}{})", folder.path.string(), folder.origin, there ? fmt::format(", {} files", count) : ", not there"));
+    const auto count =
+        std::count_if(found.files.begin(), found.files.end(), [&](const PluginFile& f) { return f.origin == folder.origin; });
+    folders.as_list().emplace_back(
+        fmt::format("{} ({}{})", folder.path.string(), folder.origin, there ? fmt::format(", {} files", count) : ", not there"));
   }
   page.set("plugin_folders", std::move(folders));
   Value plugins = Value::list();
   for (const auto& file : found.files)
-    plugins.as_list().emplace_back(file.state == PluginState::Available ? file.id() : fmt::format("{} not used: {}", file.path.string(), join(file.reasons, "; ")));
+    plugins.as_list().emplace_back(
+        file.state == PluginState::Available ? file.id() : fmt::format("{} not used: {}", file.path.string(), join(file.reasons, "; ")));
   page.set("plugins", std::move(plugins));
   return page;
 }

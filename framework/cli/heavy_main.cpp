@@ -20,18 +20,9 @@ using Run = int (*)(const Args&);
 
 const std::map<std::string, Run>& runners() {
   static const auto* const all = new std::map<std::string, Run>{
-      {"run", verb_run},
-      {"plan", verb_plan},
-      {"logits", verb_logits},
-      {"generate", verb_generate},
-      {"tokenize", verb_tokenize},
-      {"data", verb_data},
-      {"eval", verb_eval},
-      {"export", verb_export},
-      {"__bench", verb_bench},
-      {"plugins", verb_describe},
-      {"__docs", verb_docs},
-      {"doctor", verb_doctor},
+      {"run", verb_run},           {"plan", verb_plan},        {"logits", verb_logits}, {"generate", verb_generate},
+      {"tokenize", verb_tokenize}, {"data", verb_data},        {"eval", verb_eval},     {"export", verb_export},
+      {"__bench", verb_bench},     {"plugins", verb_describe}, {"__docs", verb_docs},   {"doctor", verb_doctor},
   };
   return *all;
 }
@@ -39,7 +30,8 @@ const std::map<std::string, Run>& runners() {
 // LibTorch's errors without its backtrace.
 [[noreturn]] void rethrow(const c10::Error& error) {
   const std::string text = error.what_without_backtrace();
-  const bool is_memory = dynamic_cast<const c10::OutOfMemoryError*>(&error) || text.find("can't allocate memory") != std::string::npos || text.find("out of memory") != std::string::npos;
+  const bool is_memory = dynamic_cast<const c10::OutOfMemoryError*>(&error) || text.find("can't allocate memory") != std::string::npos ||
+                         text.find("out of memory") != std::string::npos;
   throw Error(is_memory ? ErrorCode::Device : ErrorCode::Internal, text);
 }
 

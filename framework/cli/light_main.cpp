@@ -17,9 +17,11 @@ void print(const std::string& text) { std::fwrite(text.data(), 1, text.size(), s
 
 std::optional<int> run_plugins(const Args& args) {
   const std::string what = args.words.empty() ? "list" : args.words[0];
-  if (what != "list" && what != "why" && what != "describe") fail(ErrorCode::Usage, "host plugins: unknown word '", what, "', it takes ", args.verb->usage);
+  if (what != "list" && what != "why" && what != "describe")
+    fail(ErrorCode::Usage, "host plugins: unknown word '", what, "', it takes ", args.verb->usage);
   if (what == "list") {
-    if (args.words.size() > 1) fail(ErrorCode::Usage, "host plugins list takes no name: host plugins describe ", args.words[1], " shows what it takes");
+    if (args.words.size() > 1)
+      fail(ErrorCode::Usage, "host plugins list takes no name: host plugins describe ", args.words[1], " shows what it takes");
     const ListFilter filter{args.get<std::string>("kind").value_or(""), args.get<std::string>("modality").value_or("")};
     if (!filter.kind.empty()) check_kind(filter.kind);
     const Discovery found = discover_plugins(args.search);

@@ -30,14 +30,17 @@ ProviderOptions provider_options(Registry& registry, const std::string& kind, co
 
 std::vector<ProviderOptions> providers_meant(Registry& registry, const std::string& name) {
   std::vector<ProviderOptions> found;
-  if (const size_t colon = name.find(':'); colon != std::string::npos) return {provider_options(registry, name.substr(0, colon), name.substr(colon + 1))};
+  if (const size_t colon = name.find(':'); colon != std::string::npos)
+    return {provider_options(registry, name.substr(0, colon), name.substr(colon + 1))};
   std::vector<std::string> all;
   for (const auto& kind : provider_kinds())
     for (const auto& provider : registry.names(kind)) {
       all.push_back(provider);
       if (provider == name || registry.plugin_of(kind, provider) == name) found.push_back(provider_options(registry, kind, provider));
     }
-  if (found.empty()) fail(ErrorCode::Plugin, "no plugin provides '", name, "'", did_you_mean(name, all), "\n  host plugins why ", name, " tells about files that are not used");
+  if (found.empty())
+    fail(ErrorCode::Plugin, "no plugin provides '", name, "'", did_you_mean(name, all), "\n  host plugins why ", name,
+         " tells about files that are not used");
   return found;
 }
 

@@ -11,9 +11,13 @@ namespace tenon::host {
 
 namespace {
 
-const char* state_name(PluginState state) { return state == PluginState::Available ? "available" : state == PluginState::Rejected ? "rejected" : "shadowed"; }
+const char* state_name(PluginState state) {
+  return state == PluginState::Available ? "available" : state == PluginState::Rejected ? "rejected" : "shadowed";
+}
 
-std::string version_of(const PluginFile& file) { return file.manifest ? field_text(file.manifest->version, sizeof file.manifest->version) : ""; }
+std::string version_of(const PluginFile& file) {
+  return file.manifest ? field_text(file.manifest->version, sizeof file.manifest->version) : "";
+}
 
 Value provides_value(const Provides& provides) {
   Value attributes = Value::table();
@@ -47,10 +51,13 @@ bool is_shown(const PluginFile& file, const ListFilter& filter) {
 }
 
 bool is_meant(const PluginFile& file, const std::string& name) {
-  if (file.id() == name || file.path == name || file.path.filename() == name || file.path.stem() == name || file.path.stem() == "lib" + name) return true;
+  if (file.id() == name || file.path == name || file.path.filename() == name || file.path.stem() == name ||
+      file.path.stem() == "lib" + name)
+    return true;
   std::error_code error;
   if (name.find('/') != std::string::npos && std::filesystem::equivalent(file.path, name, error)) return true;
-  return std::any_of(file.provides.begin(), file.provides.end(), [&](const Provides& p) { return p.name == name || p.kind + ":" + p.name == name; });
+  return std::any_of(file.provides.begin(), file.provides.end(),
+                     [&](const Provides& p) { return p.name == name || p.kind + ":" + p.name == name; });
 }
 
 std::vector<const PluginFile*> find_meant(const Discovery& found, const std::string& name, const SearchPath& search) {
@@ -63,7 +70,8 @@ std::vector<const PluginFile*> find_meant(const Discovery& found, const std::str
   }
   if (!files.empty()) return files;
   std::string text = concat("no plugin file provides or is called '", name, "'", did_you_mean(name, names), "\n  looked in:");
-  for (const auto& folder : plugin_folders(search)) text += concat("\n    ", folder.path.string(), " (", folder.origin, std::filesystem::is_directory(folder.path) ? ")" : ", not there)");
+  for (const auto& folder : plugin_folders(search))
+    text += concat("\n    ", folder.path.string(), " (", folder.origin, std::filesystem::is_directory(folder.path) ? ")" : ", not there)");
   throw Error(ErrorCode::Plugin, text);
 }
 
@@ -80,7 +88,8 @@ bool ListFilter::matches(const Provides& provides) const {
 
 void check_kind(const std::string& kind) {
   static const std::vector<std::string> kinds = {"quantizer", "architecture", "patch", "adapter", "objective", "text"};
-  if (std::find(kinds.begin(), kinds.end(), kind) == kinds.end()) fail(ErrorCode::Usage, "--kind: there is no kind '", kind, "', the kinds are: ", join(kinds, ", "));
+  if (std::find(kinds.begin(), kinds.end(), kind) == kinds.end())
+    fail(ErrorCode::Usage, "--kind: there is no kind '", kind, "', the kinds are: ", join(kinds, ", "));
 }
 
 std::string list_text(const Discovery& found, const ListFilter& filter) {
@@ -96,7 +105,8 @@ std::string list_text(const Discovery& found, const ListFilter& filter) {
       if (!filter.matches(provides)) continue;
       std::vector<std::string> attributes;
       for (const auto& [key, value] : provides.attributes) attributes.push_back(key + "=" + value);
-      rows.push_back({provides.kind, provides.name, fmt::format("{} {} ({})", file.id(), version_of(file), file.origin), join(attributes, " ")});
+      rows.push_back(
+          {provides.kind, provides.name, fmt::format("{} {} ({})", file.id(), version_of(file), file.origin), join(attributes, " ")});
     }
   }
   std::stable_sort(rows.begin(), rows.end(), [](const auto& a, const auto& b) { return a[0] < b[0]; });
@@ -123,7 +133,8 @@ Value list_value(const Discovery& found, const ListFilter& filter) {
 std::string why_text(const Discovery& found, const std::string& name, const SearchPath& search) {
   std::string text;
   for (const auto* file : find_meant(found, name, search)) {
-    text += fmt::format("{} {} is {}\n  file: {} ({})\n", file->id(), version_of(*file), state_name(file->state), file->path.string(), file->origin);
+    text += fmt::format("{} {} is {}\n  file: {} ({})\n", file->id(), version_of(*file), state_name(file->state), file->path.string(),
+                        file->origin);
     std::vector<std::string> provides;
     for (const auto& row : file->provides) provides.push_back(row.kind + ":" + row.name);
     if (!provides.empty()) text += "  provides: " + join(provides, ", ") + "\n";

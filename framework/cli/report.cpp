@@ -15,8 +15,10 @@ int report_error(const Error& error) {
     block.clear();
   };
   for (const auto& line : split(error.what(), '\n')) {
-    if (!block.empty() && !line.empty() && line[0] == ' ') block += "\n" + line;
-    else flush(), block = line;
+    if (!block.empty() && !line.empty() && line[0] == ' ')
+      block += "\n" + line;
+    else
+      flush(), block = line;
   }
   flush();
   if (error.code() == ErrorCode::Internal) log_error("this is a bug of tenon: please report it with the output of `host doctor`");

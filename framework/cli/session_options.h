@@ -6,7 +6,10 @@
 namespace tenon::host {
 
 inline SessionOptions session_options(const Args& args) {
-  return {.settings = args.settings, .plugin_dirs = args.search.plugin_dirs, .plugin_files = args.search.plugin_files, .bundled_plugins_only = args.search.bundled_only};
+  return {.settings = args.settings,
+          .plugin_dirs = args.search.plugin_dirs,
+          .plugin_files = args.search.plugin_files,
+          .bundled_plugins_only = args.search.bundled_only};
 }
 
 // A flag that the verb cannot do without.

@@ -17,14 +17,18 @@ int verb_data(const Args& args) {
   const auto codec = load_text(recipe, *work.registry, *checkpoint, /*required=*/recipe.data->format != "tokenized");
   LoadedModel ends;  // the rule for end tokens, without a model
   ends.checkpoint = checkpoint, ends.config = checkpoint->config();
-  DatasetRequest request{.data = &*recipe.data, .text = codec.get(), .end_ids = ends.eos_ids(), .vocab_size = checkpoint->config().int_or("vocab_size", 0),
+  DatasetRequest request{.data = &*recipe.data,
+                         .text = codec.get(),
+                         .end_ids = ends.eos_ids(),
+                         .vocab_size = checkpoint->config().int_or("vocab_size", 0),
                          .seed = recipe.train ? recipe.train->seed : 0};
   if (codec && codec->eos()) request.end_ids.push_back(*codec->eos());
   std::optional<Dataset> train, eval;
   if (!recipe.data->train.empty()) train = build_dataset(request);
   request.is_eval = true;
   if (!recipe.data->eval.empty()) eval = build_dataset(request);
-  const DataReport report = data_report(train ? &*train : nullptr, eval ? &*eval : nullptr, codec.get(), args.get<int64_t>("limit").value_or(3));
+  const DataReport report =
+      data_report(train ? &*train : nullptr, eval ? &*eval : nullptr, codec.get(), args.get<int64_t>("limit").value_or(3));
   std::printf("%s\n", args.json ? to_json(report.json).c_str() : report.text.c_str());
   return 0;
 }

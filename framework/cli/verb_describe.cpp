@@ -24,18 +24,21 @@ std::string as_text(const ProviderOptions& provider) {
     for (size_t i = 0; i < width.size(); ++i) width[i] = std::max(width[i], rows.back()[i].size());
   }
   for (const auto& row : rows)
-    text += fmt::format("  {:{}}  {:{}}  {:{}}  {:{}}  {}\n", row[0], width[0], row[1], width[1], row[2], width[2], row[3], width[3], row[4]);
+    text +=
+        fmt::format("  {:{}}  {:{}}  {:{}}  {:{}}  {}\n", row[0], width[0], row[1], width[1], row[2], width[2], row[3], width[3], row[4]);
   return text;
 }
 
 std::string as_toml(const ProviderOptions& provider) {
   const bool repeats = provider.kind == "patch";
   std::string text = provider.kind == "objective" ? fmt::format("[train]\nobjective = \"{0}\"\n[train.{0}]\n", provider.name)
-                                                  : fmt::format("{0}{1}{2}\ntype = \"{3}\"\n", repeats ? "[[" : "[", provider.kind, repeats ? "]]" : "]", provider.name);
+                                                  : fmt::format("{0}{1}{2}\ntype = \"{3}\"\n", repeats ? "[[" : "[", provider.kind,
+                                                                repeats ? "]]" : "]", provider.name);
   for (const auto& row : provider.options.rows) {
     const std::string constraint = constraint_text(row);
-    text += fmt::format("{}{} = {}  # {}{}\n", row.default_value.is_null() ? "# " : "", row.name, row.default_value.is_null() ? "..." : toml_text(row.default_value),
-                        constraint.empty() ? "" : constraint + ": ", row.doc);
+    text += fmt::format("{}{} = {}  # {}{}\n", row.default_value.is_null() ? "# " : "", row.name,
+                        row.default_value.is_null() ? "..." : toml_text(row.default_value), constraint.empty() ? "" : constraint + ": ",
+                        row.doc);
   }
   return text;
 }
@@ -70,10 +73,14 @@ int verb_describe(const Args& args) {
   Value list = Value::list();
   for (const auto& provider : providers_meant(registry, args.words.at(1))) {
     if (!text.empty()) text += "\n";
-    if (args.json) list.as_list().push_back(as_value(provider));
-    else if (args.on("toml")) text += as_toml(provider);
-    else if (args.on("markdown")) text += fmt::format("### {} `{}`\n\n{}\n\n{}", provider.kind, provider.name, provider.summary, options_markdown(provider.options));
-    else text += as_text(provider);
+    if (args.json)
+      list.as_list().push_back(as_value(provider));
+    else if (args.on("toml"))
+      text += as_toml(provider);
+    else if (args.on("markdown"))
+      text += fmt::format("### {} `{}`\n\n{}\n\n{}", provider.kind, provider.name, provider.summary, options_markdown(provider.options));
+    else
+      text += as_text(provider);
   }
   if (args.json) text = to_json(list, 2) + "\n";
   std::fwrite(text.data(), 1, text.size(), stdout);

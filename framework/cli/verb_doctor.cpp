@@ -18,23 +18,26 @@ namespace {
 
 // What a native plugin must be compiled with, where tenon's CMake package is not used.
 std::string compile_line() {
-  return fmt::format("{} -std=c++{} -D_GLIBCXX_USE_CXX11_ABI={} -fPIC -shared -fvisibility=hidden -I<prefix>/include -isystem <libtorch {}>/include ...",
+  return fmt::format(
+      "{} -std=c++{} -D_GLIBCXX_USE_CXX11_ABI={} -fPIC -shared -fvisibility=hidden -I<prefix>/include -isystem <libtorch {}>/include ...",
 #ifdef __clang__
-                     "clang++",
+      "clang++",
 #else
-                     "g++",
+      "g++",
 #endif
-                     __cplusplus / 100 % 100, _GLIBCXX_USE_CXX11_ABI, TORCH_VERSION);
+      __cplusplus / 100 % 100, _GLIBCXX_USE_CXX11_ABI, TORCH_VERSION);
 }
 
 }  // namespace
 
 int verb_doctor(const Args& args) {
   Value page = doctor_light(args.search);
-  page.set("libtorch", fmt::format("{}, {} intra-op threads, cpu capability {}", TORCH_VERSION, at::get_num_threads(), at::get_cpu_capability()));
+  page.set("libtorch",
+           fmt::format("{}, {} intra-op threads, cpu capability {}", TORCH_VERSION, at::get_num_threads(), at::get_cpu_capability()));
   std::string problem;
   Value devices = Value::list();
-  for (const auto& device : cuda_devices(&problem)) devices.as_list().emplace_back(fmt::format("{}, {} free", device.name, human_bytes(device.bytes)));
+  for (const auto& device : cuda_devices(&problem))
+    devices.as_list().emplace_back(fmt::format("{}, {} free", device.name, human_bytes(device.bytes)));
   if (devices.as_list().empty()) devices.as_list().emplace_back(problem.empty() ? "none" : "none: " + problem);
   page.set("cuda", std::move(devices));
   page.set("host_memory", human_bytes(host_memory_available()) + " available");

@@ -70,7 +70,8 @@ int verb_generate(const Args& args) {
   for (size_t i = 0; i < outputs.size(); ++i) {
     if (!args.json) std::printf("%s\n", outputs[i].text.c_str());
     Value row = Value::table();
-    row.set("prompt", prompts[i]), row.set("ids", Value(outputs[i].ids)), row.set("text", outputs[i].text), row.set("finish_reason", outputs[i].finish_reason);
+    row.set("prompt", prompts[i]), row.set("ids", Value(outputs[i].ids)), row.set("text", outputs[i].text),
+        row.set("finish_reason", outputs[i].finish_reason);
     list.as_list().push_back(row);
   }
   if (args.json) std::printf("%s\n", to_json(list, 2).c_str());

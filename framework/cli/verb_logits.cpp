@@ -15,7 +15,9 @@ at::Tensor read_ids(const std::filesystem::path& file) {
     const auto& rows = json.as_list();
     if (rows.empty() || rows[0].as_list().empty()) fail(ErrorCode::Data, "expected a list of lists of token ids, found an empty one");
     for (const auto& row : rows) {
-      if (row.as_list().size() != rows[0].as_list().size()) fail(ErrorCode::Data, "the lists have ", rows[0].as_list().size(), " and ", row.as_list().size(), " ids: they must be equally long");
+      if (row.as_list().size() != rows[0].as_list().size())
+        fail(ErrorCode::Data, "the lists have ", rows[0].as_list().size(), " and ", row.as_list().size(),
+             " ids: they must be equally long");
       for (const auto& id : row.as_list()) ids.push_back(id.as_int());
     }
     return at::tensor(ids, at::kLong).view({static_cast<int64_t>(rows.size()), -1});

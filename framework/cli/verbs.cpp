@@ -17,16 +17,28 @@ po::typed_value<T>* value(const char* shown) {
 const std::vector<Verb>& table() {
   static const auto* const all = new std::vector<Verb>{
       {.name = "run", .usage = "recipe.toml", .summary = "the pipeline, to the end that the recipe names", .takes_recipe = true},
-      {.name = "plan", .usage = "recipe.toml", .summary = "what a run would load, where and how large; reads no weights", .takes_recipe = true,
-       .declare = [](Declare& flag) { flag("assume-devices", value<std::string>("LIST"), "plan for devices that are not here: \"cuda:0=24GiB,cpu=64GiB\""); },
+      {.name = "plan",
+       .usage = "recipe.toml",
+       .summary = "what a run would load, where and how large; reads no weights",
+       .takes_recipe = true,
+       .declare =
+           [](Declare& flag) {
+             flag("assume-devices", value<std::string>("LIST"), "plan for devices that are not here: \"cuda:0=24GiB,cpu=64GiB\"");
+           },
        .more = "A folder with only config.json is enough."},
-      {.name = "logits", .usage = "recipe.toml --tokens ids.json --out logits.safetensors", .summary = "the model's output for token ids, as float32", .takes_recipe = true,
+      {.name = "logits",
+       .usage = "recipe.toml --tokens ids.json --out logits.safetensors",
+       .summary = "the model's output for token ids, as float32",
+       .takes_recipe = true,
        .declare =
            [](Declare& flag) {
              flag("tokens", value<std::string>("FILE"), "JSON: a list of equal-length lists of ids");
              flag("out", value<std::string>("FILE"), "a safetensors file: logits [batch, time, vocabulary]");
            }},
-      {.name = "generate", .usage = "recipe.toml --prompt TEXT | --messages FILE | --chat", .summary = "continues text, streaming", .takes_recipe = true,
+      {.name = "generate",
+       .usage = "recipe.toml --prompt TEXT | --messages FILE | --chat",
+       .summary = "continues text, streaming",
+       .takes_recipe = true,
        .declare =
            [](Declare& flag) {
              flag("prompt", value<std::vector<std::string>>("TEXT")->composing(), "a text to continue; may be given several times");
@@ -43,17 +55,26 @@ const std::vector<Verb>& table() {
              flag("seed", value<int64_t>("N"), "of the sampling");
            },
        .more = "The recipe's [generate] gives the defaults. --json prints [{prompt, ids, text, finish_reason}]."},
-      {.name = "tokenize", .usage = "recipe.toml --text TEXT | --messages FILE", .summary = "text to token ids, conversations through the chat template", .takes_recipe = true,
+      {.name = "tokenize",
+       .usage = "recipe.toml --text TEXT | --messages FILE",
+       .summary = "text to token ids, conversations through the chat template",
+       .takes_recipe = true,
        .declare =
            [](Declare& flag) {
              flag("text", value<std::string>("TEXT"), "plain text");
              flag("messages", value<std::string>("FILE"), "JSON: a conversation");
              flag("add-generation-prompt", po::bool_switch(), "end with the start of an answer");
            }},
-      {.name = "data", .usage = "recipe.toml", .summary = "what training would see: tokens, labels, counts, warnings", .takes_recipe = true,
+      {.name = "data",
+       .usage = "recipe.toml",
+       .summary = "what training would see: tokens, labels, counts, warnings",
+       .takes_recipe = true,
        .declare = [](Declare& flag) { flag("limit", value<int64_t>("N"), "samples shown"); }},
       {.name = "eval", .usage = "recipe.toml", .summary = "loss and perplexity of the evaluation data", .takes_recipe = true},
-      {.name = "export", .usage = "recipe.toml --to FOLDER", .summary = "writes model or adapter files", .takes_recipe = true,
+      {.name = "export",
+       .usage = "recipe.toml --to FOLDER",
+       .summary = "writes model or adapter files",
+       .takes_recipe = true,
        .declare =
            [](Declare& flag) {
              flag("to", value<std::string>("FOLDER"), "where to");
@@ -61,7 +82,10 @@ const std::vector<Verb>& table() {
              flag("merge", po::bool_switch(), "add adapters into the weights");
              flag("verify", po::bool_switch(), "load what was written and compare");
            }},
-      {.name = "plugins", .usage = "list | describe NAME | why NAME", .summary = "what is there, what it takes, why not", .max_words = 2,
+      {.name = "plugins",
+       .usage = "list | describe NAME | why NAME",
+       .summary = "what is there, what it takes, why not",
+       .max_words = 2,
        .declare =
            [](Declare& flag) {
              flag("kind", value<std::string>("K"), "list: quantizer, architecture, patch, adapter, objective or text");
@@ -74,7 +98,12 @@ const std::vector<Verb>& table() {
       {.name = "version", .usage = "", .summary = "the version", .needs = Needs::Nothing},
       {.name = "help", .usage = "[VERB]", .summary = "this, or the flags of a verb", .needs = Needs::Nothing, .max_words = 1},
       // For bench/run.py and ./dev.
-      {.name = "__bench", .usage = "recipe.toml [load] [decode] [train]", .summary = "the host's side of bench/run.py", .takes_recipe = true, .max_words = 3, .is_hidden = true},
+      {.name = "__bench",
+       .usage = "recipe.toml [load] [decode] [train]",
+       .summary = "the host's side of bench/run.py",
+       .takes_recipe = true,
+       .max_words = 3,
+       .is_hidden = true},
       {.name = "__docs", .usage = "recipe", .summary = "the recipe reference", .max_words = 1, .is_hidden = true},
   };
   return *all;

@@ -17,9 +17,9 @@ struct Verb {
   std::string name, usage, summary;  // usage: what follows the name
   Needs needs = Needs::LibTorch;
   bool takes_recipe = false;
-  size_t max_words = 0;              // besides the recipe
+  size_t max_words = 0;  // besides the recipe
   void (*declare)(boost::program_options::options_description_easy_init&) = nullptr;
-  std::string more = "";             // paragraphs below the flags in --help
+  std::string more = "";  // paragraphs below the flags in --help
   bool is_hidden = false;
 };
 
@@ -29,8 +29,8 @@ boost::program_options::options_description flags_of(const Verb& verb);
 const std::vector<Verb>& verbs();
 const Verb* find_verb(const std::string& name);
 
-std::string overview();                    // `host --help`
-std::string help_of(const Verb& verb);     // `host VERB --help`
+std::string overview();                 // `host --help`
+std::string help_of(const Verb& verb);  // `host VERB --help`
 std::string version_text();
 
 }  // namespace tenon::host

@@ -8,18 +8,21 @@ namespace {
 
 std::string role_of(const std::string& speaker, bool is_sharegpt, size_t number) {
   static const std::map<std::string, std::string> roles = {
-      {"human", "user"}, {"user", "user"}, {"gpt", "assistant"}, {"assistant", "assistant"}, {"model", "assistant"}, {"chatgpt", "assistant"}, {"function_call", "assistant"},
-      {"system", "system"}, {"observation", "tool"}, {"function", "tool"}, {"function_response", "tool"}, {"tool", "tool"}};
+      {"human", "user"},       {"user", "user"},         {"gpt", "assistant"},           {"assistant", "assistant"},
+      {"model", "assistant"},  {"chatgpt", "assistant"}, {"function_call", "assistant"}, {"system", "system"},
+      {"observation", "tool"}, {"function", "tool"},     {"function_response", "tool"},  {"tool", "tool"}};
   if (auto it = roles.find(speaker); it != roles.end()) return it->second;
   // Further roles are the template's affair; ShareGPT's set is closed.
   if (!is_sharegpt) return speaker;
-  fail(ErrorCode::Data, "message ", number, ": unknown speaker '", speaker, "', expected human, gpt, system, function_call, observation or tool");
+  fail(ErrorCode::Data, "message ", number, ": unknown speaker '", speaker,
+       "', expected human, gpt, system, function_call, observation or tool");
 }
 
 std::string content_of(const Value& content, size_t number) {
   if (content.is_string()) return content.as_string();
   if (content.is_null()) return "";
-  if (!content.is_list()) fail(ErrorCode::Data, "message ", number, ": expected content as text or a list of parts, found ", content.type_name());
+  if (!content.is_list())
+    fail(ErrorCode::Data, "message ", number, ": expected content as text or a list of parts, found ", content.type_name());
   std::string text;
   for (const Value& part : content.as_list()) {
     if (part.is_string()) {
@@ -53,13 +56,15 @@ Conversation read_messages(const Value& messages, const FieldNames& fields) {
   size_t number = 0;
   for (const Value& message : messages.as_list()) {
     ++number;
-    if (!message.is_table()) fail(ErrorCode::Data, "message ", number, ": expected a table with role and content, found ", message.type_name());
+    if (!message.is_table())
+      fail(ErrorCode::Data, "message ", number, ": expected a table with role and content, found ", message.type_name());
     const Value* role = first_of(message, {field_name(fields, "role"), "role"});
     const bool is_sharegpt = !role && message.find("from");
     if (is_sharegpt) role = message.find("from");
     if (!role || !role->is_string()) fail(ErrorCode::Data, "message ", number, ": no role ('", field_name(fields, "role"), "' or 'from')");
     const Value* content = first_of(message, {field_name(fields, "content"), "content", "value"});
-    if (!content && !message.find_set("tool_calls")) fail(ErrorCode::Data, "message ", number, ": no content ('", field_name(fields, "content"), "' or 'value')");
+    if (!content && !message.find_set("tool_calls"))
+      fail(ErrorCode::Data, "message ", number, ": no content ('", field_name(fields, "content"), "' or 'value')");
 
     Value plain = Value::table();
     plain.set("role", role_of(role->as_string(), is_sharegpt, number));
@@ -74,10 +79,13 @@ Conversation read_messages(const Value& messages, const FieldNames& fields) {
 
 Conversation read_conversation(const Value& record, const FieldNames& fields) {
   for (const char* media : {"image", "images", "audio", "audios", "video", "videos"})
-    if (const Value* value = record.find_set(media); value && !(value->is_list() && value->as_list().empty()) && !(value->is_string() && value->as_string().empty()))
+    if (const Value* value = record.find_set(media);
+        value && !(value->is_list() && value->as_list().empty()) && !(value->is_string() && value->as_string().empty()))
       fail(ErrorCode::Data, "the record has '", media, "': media are not served yet");
   const Value* messages = first_of(record, {field_name(fields, "messages"), "messages", "conversations"});
-  if (!messages) fail(ErrorCode::Data, "no '", field_name(fields, "messages"), "' or 'conversations' in the record: name the key in data.fields or choose another data.format");
+  if (!messages)
+    fail(ErrorCode::Data, "no '", field_name(fields, "messages"),
+         "' or 'conversations' in the record: name the key in data.fields or choose another data.format");
   Conversation conversation = read_messages(*messages, fields);
 
   if (const Value* system = record.find_set(field_name(fields, "system")); system && system->is_string() && !system->as_string().empty()) {

@@ -12,9 +12,9 @@ namespace tenon::host {
 using FieldNames = std::map<std::string, std::string>;
 
 struct Conversation {
-  Value messages = Value::list();     // [{role, content, ...}]
-  Value variables;                    // for the template: tools and what chat_template_kwargs holds
-  std::vector<bool> is_trainable;     // by message: false where the record switches training off (training: false, weight: 0)
+  Value messages = Value::list();  // [{role, content, ...}]
+  Value variables;                 // for the template: tools and what chat_template_kwargs holds
+  std::vector<bool> is_trainable;  // by message: false where the record switches training off (training: false, weight: 0)
 };
 
 // Reads `messages` (role, content) or ShareGPT's `conversations` (from, value). Speakers become roles: human -> user; gpt, model, function_call ->

@@ -75,7 +75,8 @@ std::vector<Sample> screened(std::vector<Sample> all, const DataSection& data, F
   for (Sample& sample : all) {
     if (static_cast<int64_t>(sample.ids.size()) > data.max_length) {
       if (data.overlong == "error")
-        fail(ErrorCode::Data, sample.origin, ": ", sample.ids.size(), " tokens, data.max_length is ", data.max_length, ": raise it, or set data.overlong to drop or truncate");
+        fail(ErrorCode::Data, sample.origin, ": ", sample.ids.size(), " tokens, data.max_length is ", data.max_length,
+             ": raise it, or set data.overlong to drop or truncate");
       ++summary.counts.overlong;
       if (summary.first_overlong.empty()) summary.first_overlong = sample.origin;
       if (data.overlong == "drop") continue;
@@ -95,14 +96,18 @@ std::vector<Sample> screened(std::vector<Sample> all, const DataSection& data, F
 void check(const FileSummary& summary, int64_t found, const DataSection& data, bool has_turns) {
   const DataCounts& counts = summary.counts;
   if (counts.overlong == found && data.overlong == "drop")
-    fail(ErrorCode::Data, summary.path, ": all ", found, " samples are longer than data.max_length ", data.max_length, " (first ", summary.first_overlong, "): raise it, or set data.overlong = \"truncate\"");
+    fail(ErrorCode::Data, summary.path, ": all ", found, " samples are longer than data.max_length ", data.max_length, " (first ",
+         summary.first_overlong, "): raise it, or set data.overlong = \"truncate\"");
   const int64_t left = counts.samples + counts.untrained;
   if (counts.samples == 0 || counts.untrained > left / 2)
-    fail(ErrorCode::Data, summary.path, ": ", counts.untrained, " of ", left, " samples have no trained token (first ", summary.first_untrained, "): ",
-         counts.overlong > 0 ? "raise data.max_length, or check" : "check", " data.format, the chat template and the roles; `host data` shows tokens with labels");
+    fail(ErrorCode::Data, summary.path, ": ", counts.untrained, " of ", left, " samples have no trained token (first ",
+         summary.first_untrained, "): ", counts.overlong > 0 ? "raise data.max_length, or check" : "check",
+         " data.format, the chat template and the roles; `host data` shows tokens with labels");
   if (has_turns && counts.without_end == counts.samples)
-    fail(ErrorCode::Data, summary.path, ": no sample trains an end of turn (no special token is among the trained ones), so the model would never learn to stop: ",
-         counts.overlong > 0 ? "every answer is cut off by data.max_length, or " : "", "the chat template ends turns outside of what is trained, or its end-of-turn text is not a token (text.add_tokens)");
+    fail(ErrorCode::Data, summary.path,
+         ": no sample trains an end of turn (no special token is among the trained ones), so the model would never learn to stop: ",
+         counts.overlong > 0 ? "every answer is cut off by data.max_length, or " : "",
+         "the chat template ends turns outside of what is trained, or its end-of-turn text is not a token (text.add_tokens)");
 }
 
 void add(DataCounts& sum, const DataCounts& part) {
@@ -132,12 +137,14 @@ int64_t trained_tokens(const Sample& sample) {
 
 bool needs_text(const DataSection& data, bool is_eval) {
   const auto& files = is_eval ? data.eval : data.train;
-  return std::any_of(files.begin(), files.end(), [&](const DataFile& file) { return (file.format.empty() ? data.format : file.format) != "tokenized"; });
+  return std::any_of(files.begin(), files.end(),
+                     [&](const DataFile& file) { return (file.format.empty() ? data.format : file.format) != "tokenized"; });
 }
 
 Dataset build_dataset(const DatasetRequest& request) {
   const DataSection& data = *request.data;
-  if (request.sample_kind != "tokens") fail(ErrorCode::Recipe, "the objective needs samples of kind '", request.sample_kind, "', which are not served yet");
+  if (request.sample_kind != "tokens")
+    fail(ErrorCode::Recipe, "the objective needs samples of kind '", request.sample_kind, "', which are not served yet");
   const auto& files = request.is_eval ? data.eval : data.train;
   Dataset set;
   set.max_length = data.max_length;
@@ -145,8 +152,11 @@ Dataset build_dataset(const DatasetRequest& request) {
   std::vector<int64_t> used, lengths;  // sample of each use, and its length
   for (size_t f = 0; f < files.size(); ++f) {
     const DataFile& file = files[f];
-    FormatOptions options{file.format.empty() ? data.format : file.format, data.fields, data.max_length, data.train_on_inputs, request.vocab_size};
-    if (options.format == "preference") fail(ErrorCode::Recipe, "data.format = \"preference\" holds pairs, and the objective needs labelled tokens: choose an objective for pairs");
+    FormatOptions options{file.format.empty() ? data.format : file.format, data.fields, data.max_length, data.train_on_inputs,
+                          request.vocab_size};
+    if (options.format == "preference")
+      fail(ErrorCode::Recipe,
+           "data.format = \"preference\" holds pairs, and the objective needs labelled tokens: choose an objective for pairs");
     const Formatter formatter(options, request.text);
     const RecordFile records(file.path);
     FileSummary summary{file.path.string(), options.format, file.weight, {}, {}, {}};
@@ -180,9 +190,13 @@ Dataset build_dataset(const DatasetRequest& request) {
   for (const FileSummary& file : set.files) {
     const DataCounts& counts = file.counts;
     if (counts.overlong > 0)
-      set.warnings.push_back(concat(file.path, ": ", counts.overlong, data.overlong == "drop" ? " samples dropped" : " samples truncated", ", longer than ", data.max_length, " tokens (first ", file.first_overlong, ")"));
-    if (counts.untrained > 0) set.warnings.push_back(concat(file.path, ": ", counts.untrained, " samples dropped, no trained token (first ", file.first_untrained, ")"));
-    if (counts.without_end > 0 && file.format != "completion") set.warnings.push_back(concat(file.path, ": ", counts.without_end, " of ", counts.samples, " samples train no end of turn"));
+      set.warnings.push_back(concat(file.path, ": ", counts.overlong, data.overlong == "drop" ? " samples dropped" : " samples truncated",
+                                    ", longer than ", data.max_length, " tokens (first ", file.first_overlong, ")"));
+    if (counts.untrained > 0)
+      set.warnings.push_back(
+          concat(file.path, ": ", counts.untrained, " samples dropped, no trained token (first ", file.first_untrained, ")"));
+    if (counts.without_end > 0 && file.format != "completion")
+      set.warnings.push_back(concat(file.path, ": ", counts.without_end, " of ", counts.samples, " samples train no end of turn"));
   }
   return set;
 }

@@ -13,20 +13,20 @@ namespace tenon::host {
 
 struct DatasetRequest {
   const DataSection* data = nullptr;
-  bool is_eval = false;                 // data->eval instead of data->train
-  const TextCodec* text = nullptr;      // may be null for tokenized data
-  std::vector<int64_t> end_ids;         // tokens that end a generation
-  int64_t vocab_size = 0;               // of the model; 0: ids are not checked
-  int64_t seed = 0;                     // for shares of files
-  std::string sample_kind = "tokens";   // what the objective needs
+  bool is_eval = false;                // data->eval instead of data->train
+  const TextCodec* text = nullptr;     // may be null for tokenized data
+  std::vector<int64_t> end_ids;        // tokens that end a generation
+  int64_t vocab_size = 0;              // of the model; 0: ids are not checked
+  int64_t seed = 0;                    // for shares of files
+  std::string sample_kind = "tokens";  // what the objective needs
 };
 
 struct DataCounts {
   int64_t records = 0, samples = 0;
   int64_t tokens = 0, trained_tokens = 0;
-  int64_t overlong = 0;                 // dropped or truncated, as data.overlong says
-  int64_t untrained = 0;                // dropped: no trained token
-  int64_t without_end = 0;              // samples that train no end of turn
+  int64_t overlong = 0;     // dropped or truncated, as data.overlong says
+  int64_t untrained = 0;    // dropped: no trained token
+  int64_t without_end = 0;  // samples that train no end of turn
 };
 
 struct FileSummary {
@@ -38,9 +38,9 @@ struct FileSummary {
 
 struct Dataset {
   std::vector<Sample> samples;
-  std::vector<Row> rows;                // a sample may stand in several rows when its file weighs more than 1
+  std::vector<Row> rows;  // a sample may stand in several rows when its file weighs more than 1
   std::vector<FileSummary> files;
-  DataCounts counts;                    // of all files; tokens as trained on, weights included
+  DataCounts counts;  // of all files; tokens as trained on, weights included
   std::vector<std::string> warnings;
   int64_t max_length = 0;
   bool is_packed = false;

@@ -42,7 +42,9 @@ struct Fixture {
   }
 };
 
-std::string pair(const std::string& prompt, const std::string& completion) { return "{\"prompt\": \"" + prompt + "\", \"completion\": \"" + completion + "\"}\n"; }
+std::string pair(const std::string& prompt, const std::string& completion) {
+  return "{\"prompt\": \"" + prompt + "\", \"completion\": \"" + completion + "\"}\n";
+}
 
 std::vector<int64_t> values(const at::Tensor& t) { return {t.const_data_ptr<int64_t>(), t.const_data_ptr<int64_t>() + t.numel()}; }
 
@@ -149,7 +151,8 @@ TEST_CASE_FIXTURE(Fixture, "packed rows carry segments, and no segment predicts 
   CHECK(values(batch.input.segments) == std::vector<int64_t>{1, 1, 1, 1, 1, 2, 2, 2, 2, 1, 1, 1, 1, 0, 0, 0, 0, 0});
   const int64_t bos = ByteCodec::kBos, eos = ByteCodec::kEos;
   CHECK(values(batch.input.ids) == std::vector<int64_t>{bos, 'c', 'd', 'e', eos, bos, 'a', 'b', eos, bos, 'f', 'g', eos, 0, 0, 0, 0, 0});
-  CHECK(values(batch.labels) == std::vector<int64_t>{kIgnore, 'c', 'd', 'e', eos, kIgnore, 'a', 'b', eos, kIgnore, 'f', 'g', eos, kIgnore, kIgnore, kIgnore, kIgnore, kIgnore});
+  CHECK(values(batch.labels) == std::vector<int64_t>{kIgnore, 'c', 'd', 'e', eos, kIgnore, 'a', 'b', eos, kIgnore, 'f', 'g', eos, kIgnore,
+                                                     kIgnore, kIgnore, kIgnore, kIgnore});
   CHECK(token_count(set, rows) == 13);
   CHECK(origins(set, rows) == "a.jsonl:2, a.jsonl:1, a.jsonl:3");
 }

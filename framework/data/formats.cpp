@@ -9,12 +9,11 @@ namespace tenon::host {
 namespace {
 
 const std::map<std::string, std::vector<std::string>>& fields_by_format() {
-  static const std::map<std::string, std::vector<std::string>> table = {
-      {"chat", {"messages", "role", "content", "tools", "system"}},
-      {"alpaca", {"instruction", "input", "output"}},
-      {"prompt_completion", {"prompt", "completion", "role", "content"}},
-      {"completion", {"text"}},
-      {"tokenized", {"input_ids", "labels", "attention_mask"}}};
+  static const std::map<std::string, std::vector<std::string>> table = {{"chat", {"messages", "role", "content", "tools", "system"}},
+                                                                        {"alpaca", {"instruction", "input", "output"}},
+                                                                        {"prompt_completion", {"prompt", "completion", "role", "content"}},
+                                                                        {"completion", {"text"}},
+                                                                        {"tokenized", {"input_ids", "labels", "attention_mask"}}};
   return table;
 }
 
@@ -41,11 +40,13 @@ Formatter::Formatter(FormatOptions options, const TextCodec* text) : options_(st
   if (known == fields_by_format().end()) {
     std::vector<std::string> names;
     for (const auto& [name, fields] : fields_by_format()) names.push_back(name);
-    fail(ErrorCode::Recipe, "unknown data.format '", options_.format, "'", did_you_mean(options_.format, names), ": there are ", join(names, ", "));
+    fail(ErrorCode::Recipe, "unknown data.format '", options_.format, "'", did_you_mean(options_.format, names), ": there are ",
+         join(names, ", "));
   }
   for (const auto& [canonical, key] : options_.fields)
     if (std::find(known->second.begin(), known->second.end(), canonical) == known->second.end())
-      fail(ErrorCode::Recipe, "data.fields: format '", options_.format, "' has no field '", canonical, "'", did_you_mean(canonical, known->second), ": it has ", join(known->second, ", "));
+      fail(ErrorCode::Recipe, "data.fields: format '", options_.format, "' has no field '", canonical, "'",
+           did_you_mean(canonical, known->second), ": it has ", join(known->second, ", "));
   if (options_.format == "tokenized") return;
   if (!text_) fail(ErrorCode::Data, "data.format = \"", options_.format, "\" needs a tokenizer, and the checkpoint has none");
   opening_ = text_->encode("", true).ids;
@@ -53,7 +54,8 @@ Formatter::Formatter(FormatOptions options, const TextCodec* text) : options_(st
   while (!opening_.empty() && eos && opening_.back() == *eos && !(opening_.size() == 1 && bos == eos)) opening_.pop_back();
   end_ = eos.value_or(-1);
   if (options_.format == "chat") {
-    if (!text_->has_chat_template()) fail(ErrorCode::Data, "data.format = \"chat\" needs a chat template: set text.chat_template to a file");
+    if (!text_->has_chat_template())
+      fail(ErrorCode::Data, "data.format = \"chat\" needs a chat template: set text.chat_template to a file");
   } else if (!eos) {
     fail(ErrorCode::Data, "data.format = \"", options_.format, "\" ends texts with the tokenizer's end-of-sequence token, and it has none");
   }
@@ -61,11 +63,16 @@ Formatter::Formatter(FormatOptions options, const TextCodec* text) : options_(st
 
 std::vector<Sample> Formatter::samples(const Value& record, const std::string& origin) const {
   std::vector<Sample> samples;
-  if (options_.format == "completion") samples = completion(record);
-  else if (options_.format == "chat") samples.push_back(chat(record));
-  else if (options_.format == "alpaca") samples.push_back(alpaca(record));
-  else if (options_.format == "prompt_completion") samples.push_back(prompt_completion(record));
-  else samples.push_back(tokenized(record));
+  if (options_.format == "completion")
+    samples = completion(record);
+  else if (options_.format == "chat")
+    samples.push_back(chat(record));
+  else if (options_.format == "alpaca")
+    samples.push_back(alpaca(record));
+  else if (options_.format == "prompt_completion")
+    samples.push_back(prompt_completion(record));
+  else
+    samples.push_back(tokenized(record));
   for (Sample& sample : samples) sample.origin = origin;
   return samples;
 }
@@ -100,7 +107,9 @@ Sample Formatter::conversation(const Conversation& conversation, size_t first_tr
   if (options_.train_on_inputs) sample.labels = sample.ids;
   for (const Span& span : rendered.assistant) {
     const auto message = static_cast<size_t>(std::max<int64_t>(0, span.message));
-    if (span.message >= 0 && (message < first_trained_message || (message < conversation.is_trainable.size() && !conversation.is_trainable[message]))) continue;
+    if (span.message >= 0 &&
+        (message < first_trained_message || (message < conversation.is_trainable.size() && !conversation.is_trainable[message])))
+      continue;
     train_stretch(encoded, span.begin, span.end, sample.labels);
   }
   return sample;
@@ -127,7 +136,8 @@ Sample Formatter::prompt_then_answer(const std::string& prompt, const std::strin
     open(sample.ids);
     sample.labels.insert(sample.labels.begin(), sample.ids.size() - sample.labels.size(), kIgnore);
   }
-  if (sample.ids.empty() || sample.ids.back() != end_ || sample.labels.back() == kIgnore) sample.ids.push_back(end_), sample.labels.push_back(end_);
+  if (sample.ids.empty() || sample.ids.back() != end_ || sample.labels.back() == kIgnore)
+    sample.ids.push_back(end_), sample.labels.push_back(end_);
   if (options_.train_on_inputs) sample.labels = sample.ids;
   return sample;
 }
@@ -137,10 +147,14 @@ Sample Formatter::alpaca(const Value& record) const {
   const Value* input = record.find_set(field_name(options_.fields, "input"));
   std::string prompt;
   if (input && !input->as_string().empty())
-    prompt = concat("Below is an instruction that describes a task, paired with an input that provides further context. Write a response that appropriately completes the request.\n\n",
-                    "### Instruction:\n", instruction, "\n\n### Input:\n", input->as_string(), "\n\n### Response:\n");
+    prompt = concat(
+        "Below is an instruction that describes a task, paired with an input that provides further context. Write a response that "
+        "appropriately completes the request.\n\n",
+        "### Instruction:\n", instruction, "\n\n### Input:\n", input->as_string(), "\n\n### Response:\n");
   else
-    prompt = concat("Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n### Instruction:\n", instruction, "\n\n### Response:\n");
+    prompt = concat(
+        "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n### Instruction:\n",
+        instruction, "\n\n### Response:\n");
   return prompt_then_answer(prompt, output, true);
 }
 
@@ -148,8 +162,10 @@ Sample Formatter::prompt_completion(const Value& record) const {
   const Value &prompt = field(record, "prompt"), &completion = field(record, "completion");
   if (prompt.is_string() && completion.is_string()) return prompt_then_answer(prompt.as_string(), completion.as_string(), false);
   if (!prompt.is_list() || !completion.is_list())
-    fail(ErrorCode::Data, "expected prompt and completion both as text or both as messages, found ", prompt.type_name(), " and ", completion.type_name());
-  if (!text_->has_chat_template()) fail(ErrorCode::Data, "prompt and completion are messages, which needs a chat template: set text.chat_template to a file");
+    fail(ErrorCode::Data, "expected prompt and completion both as text or both as messages, found ", prompt.type_name(), " and ",
+         completion.type_name());
+  if (!text_->has_chat_template())
+    fail(ErrorCode::Data, "prompt and completion are messages, which needs a chat template: set text.chat_template to a file");
   Conversation conversation = read_messages(prompt, options_.fields);
   const size_t first = conversation.messages.as_list().size();
   Conversation rest = read_messages(completion, options_.fields);
@@ -179,20 +195,25 @@ Sample Formatter::tokenized(const Value& record) const {
   const Value* labels = record.find_set(field_name(options_.fields, "labels"));
   sample.labels = labels ? int_list(*labels, "labels") : sample.ids;
   if (options_.train_on_inputs) sample.labels = sample.ids;
-  if (sample.labels.size() != sample.ids.size()) fail(ErrorCode::Data, "labels have ", sample.labels.size(), " entries, input_ids ", sample.ids.size());
+  if (sample.labels.size() != sample.ids.size())
+    fail(ErrorCode::Data, "labels have ", sample.labels.size(), " entries, input_ids ", sample.ids.size());
   if (const Value* mask = record.find_set(field_name(options_.fields, "attention_mask"))) {
     // Padding at the end goes; batches are padded by length here.
     std::vector<int64_t> seen = int_list(*mask, "attention_mask");
-    if (seen.size() != sample.ids.size()) fail(ErrorCode::Data, "attention_mask has ", seen.size(), " entries, input_ids ", sample.ids.size());
+    if (seen.size() != sample.ids.size())
+      fail(ErrorCode::Data, "attention_mask has ", seen.size(), " entries, input_ids ", sample.ids.size());
     while (!seen.empty() && seen.back() == 0) seen.pop_back();
-    if (std::find(seen.begin(), seen.end(), 0) != seen.end()) fail(ErrorCode::Data, "attention_mask is 0 before the last token: only padding at the end is served");
+    if (std::find(seen.begin(), seen.end(), 0) != seen.end())
+      fail(ErrorCode::Data, "attention_mask is 0 before the last token: only padding at the end is served");
     sample.ids.resize(seen.size());
     sample.labels.resize(seen.size());
   }
   for (size_t i = 0; i < sample.ids.size(); ++i) {
     auto is_token = [&](int64_t id) { return id >= 0 && (options_.vocab_size == 0 || id < options_.vocab_size); };
-    if (!is_token(sample.ids[i])) fail(ErrorCode::Data, "input_ids[", i, "] is ", sample.ids[i], ", outside the vocabulary of ", options_.vocab_size);
-    if (sample.labels[i] != kIgnore && !is_token(sample.labels[i])) fail(ErrorCode::Data, "labels[", i, "] is ", sample.labels[i], ", neither a token nor ", kIgnore);
+    if (!is_token(sample.ids[i]))
+      fail(ErrorCode::Data, "input_ids[", i, "] is ", sample.ids[i], ", outside the vocabulary of ", options_.vocab_size);
+    if (sample.labels[i] != kIgnore && !is_token(sample.labels[i]))
+      fail(ErrorCode::Data, "labels[", i, "] is ", sample.labels[i], ", neither a token nor ", kIgnore);
   }
   return sample;
 }

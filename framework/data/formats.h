@@ -12,11 +12,11 @@
 namespace tenon::host {
 
 struct FormatOptions {
-  std::string format;             // chat | alpaca | prompt_completion | completion | tokenized
+  std::string format;  // chat | alpaca | prompt_completion | completion | tokenized
   FieldNames fields;
-  int64_t max_length = 0;         // where `completion` cuts
+  int64_t max_length = 0;  // where `completion` cuts
   bool train_on_inputs = false;
-  int64_t vocab_size = 0;         // of the model; 0: not checked
+  int64_t vocab_size = 0;  // of the model; 0: not checked
 };
 
 // Labels carry the mask. What is trained: in `chat` the assistant's turns as the template's spans give them, in `alpaca` the response, in
@@ -47,8 +47,8 @@ class Formatter {
 
   FormatOptions options_;
   const TextCodec* text_;
-  std::vector<int64_t> opening_;   // what the tokenizer puts in front of a text (BOS), without what it puts behind
-  int64_t end_ = -1;               // EOS
+  std::vector<int64_t> opening_;  // what the tokenizer puts in front of a text (BOS), without what it puts behind
+  int64_t end_ = -1;              // EOS
 };
 
 }  // namespace tenon::host

@@ -14,7 +14,8 @@ using tenon::testing::ByteCodec;
 
 namespace {
 
-Formatter formatter(const char* format, const ByteCodec& codec, FieldNames fields = {}, bool train_on_inputs = false, int64_t max_length = 1000) {
+Formatter formatter(const char* format, const ByteCodec& codec, FieldNames fields = {}, bool train_on_inputs = false,
+                    int64_t max_length = 1000) {
   return Formatter({format, std::move(fields), max_length, train_on_inputs, 0}, &codec);
 }
 
@@ -52,45 +53,62 @@ std::string error_of(const std::function<void()>& body) {
 TEST_CASE("chat trains the assistant's turns with their ends") {
   const ByteCodec codec;
   const Formatter chat = formatter("chat", codec);
-  CHECK(shown(chat, R"({"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}]})") == "<s>user:hi<|end|>assistant:[yo<|end|>]");
-  CHECK(shown(chat, R"({"conversations": [{"from": "system", "value": "s"}, {"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]})") ==
+  CHECK(shown(chat, R"({"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}]})") ==
+        "<s>user:hi<|end|>assistant:[yo<|end|>]");
+  CHECK(shown(chat,
+              R"({"conversations": [{"from": "system", "value": "s"}, {"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]})") ==
         "<s>system:s<|end|>user:a<|end|>assistant:[b<|end|>]");
   CHECK(shown(formatter("chat", codec, {}, true), R"({"messages": [{"role": "user", "content": "a"}]})") == "[<s>user:a<|end|>]");
 }
 
 TEST_CASE("tool conversations keep their order: calls are trained, observations are not") {
   const ByteCodec codec;
-  CHECK(shown(formatter("chat", codec),
-              R"json({"tools": "[{\"name\": \"f\"}]", "conversations": [{"from": "human", "value": "q"}, {"from": "function_call", "value": "f()"},
+  CHECK(
+      shown(
+          formatter("chat", codec),
+          R"json({"tools": "[{\"name\": \"f\"}]", "conversations": [{"from": "human", "value": "q"}, {"from": "function_call", "value": "f()"},
                   {"from": "observation", "value": "4"}, {"from": "gpt", "value": "four"}]})json") ==
-        "<s>[1 tools]user:q<|end|>assistant:[f()<|end|>]tool:4<|end|>assistant:[four<|end|>]");
+      "<s>[1 tools]user:q<|end|>assistant:[f()<|end|>]tool:4<|end|>assistant:[four<|end|>]");
 }
 
 TEST_CASE("a record can name its system message and switch a turn off") {
   const ByteCodec codec;
   const Formatter chat = formatter("chat", codec);
-  CHECK(shown(chat, R"({"system": "s", "messages": [{"role": "assistant", "content": "a", "training": false}, {"role": "assistant", "content": "b"}]})") ==
-        "<s>system:s<|end|>assistant:a<|end|>assistant:[b<|end|>]");
-  CHECK(shown(chat, R"({"messages": [{"role": "assistant", "content": "a", "weight": 0}, {"role": "assistant", "content": "b", "weight": 1}]})") ==
-        "<s>assistant:a<|end|>assistant:[b<|end|>]");
+  CHECK(
+      shown(
+          chat,
+          R"({"system": "s", "messages": [{"role": "assistant", "content": "a", "training": false}, {"role": "assistant", "content": "b"}]})") ==
+      "<s>system:s<|end|>assistant:a<|end|>assistant:[b<|end|>]");
+  CHECK(
+      shown(chat,
+            R"({"messages": [{"role": "assistant", "content": "a", "weight": 0}, {"role": "assistant", "content": "b", "weight": 1}]})") ==
+      "<s>assistant:a<|end|>assistant:[b<|end|>]");
 }
 
 TEST_CASE("text parts are joined, media parts are refused") {
   const ByteCodec codec;
   const Formatter chat = formatter("chat", codec);
-  CHECK(shown(chat, R"({"messages": [{"role": "assistant", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}]})") == "<s>assistant:[ab<|end|>]");
+  CHECK(
+      shown(chat, R"({"messages": [{"role": "assistant", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}]})") ==
+      "<s>assistant:[ab<|end|>]");
   CHECK(error_of([&] { shown(chat, R"({"messages": [{"role": "user", "content": [{"type": "image", "url": "x.png"}]}]})"); }) ==
         "message 1 holds a part of type 'image': media are not served yet");
-  CHECK(error_of([&] { shown(chat, R"({"images": ["x.png"], "messages": [{"role": "user", "content": "a"}]})"); }).find("media are not served yet") != std::string::npos);
+  CHECK(error_of([&] {
+          shown(chat, R"({"images": ["x.png"], "messages": [{"role": "user", "content": "a"}]})");
+        }).find("media are not served yet") != std::string::npos);
 }
 
 TEST_CASE("fields are renamed, unknown ones are errors with the nearest name") {
   const ByteCodec codec;
-  CHECK(shown(formatter("chat", codec, {{"messages", "dialog"}, {"role", "who"}, {"content", "what"}}), R"({"dialog": [{"who": "assistant", "what": "a"}]})") == "<s>assistant:[a<|end|>]");
-  CHECK(error_of([&] { formatter("alpaca", codec, {{"instructions", "x"}}); }) ==
-        "data.fields: format 'alpaca' has no field 'instructions', did you mean 'instruction'?: it has instruction, input, output");
+  CHECK(shown(formatter("chat", codec, {{"messages", "dialog"}, {"role", "who"}, {"content", "what"}}),
+              R"({"dialog": [{"who": "assistant", "what": "a"}]})") == "<s>assistant:[a<|end|>]");
+  CHECK(error_of([&] {
+          formatter("alpaca", codec, {{"instructions", "x"}});
+        }) == "data.fields: format 'alpaca' has no field 'instructions', did you mean 'instruction'?: it has instruction, input, output");
   CHECK(error_of([&] { formatter("chta", codec); }).find("did you mean 'chat'?") != std::string::npos);
-  CHECK(error_of([&] { shown(formatter("alpaca", codec), R"({"instructon": "a", "output": "b"})"); }).find("no 'instruction' in the record, did you mean 'instructon'?") == 0);
+  CHECK(error_of([&] {
+          shown(formatter("alpaca", codec), R"({"instructon": "a", "output": "b"})");
+        }).find("no 'instruction' in the record, did you mean 'instructon'?") == 0);
 }
 
 TEST_CASE("broken conversations say which message and what is wrong") {
@@ -98,18 +116,24 @@ TEST_CASE("broken conversations say which message and what is wrong") {
   const Formatter chat = formatter("chat", codec);
   CHECK(error_of([&] { shown(chat, R"({"text": "a"})"); }).find("no 'messages' or 'conversations' in the record") == 0);
   CHECK(error_of([&] { shown(chat, R"({"messages": []})"); }) == "the list of messages is empty");
-  CHECK(error_of([&] { shown(chat, R"({"messages": [{"role": "user", "content": "a"}, {"content": "a"}]})"); }).find("message 2: no role") == 0);
+  CHECK(error_of([&] {
+          shown(chat, R"({"messages": [{"role": "user", "content": "a"}, {"content": "a"}]})");
+        }).find("message 2: no role") == 0);
   CHECK(error_of([&] { shown(chat, R"({"messages": [{"role": "user"}]})"); }).find("message 1: no content") == 0);
-  CHECK(error_of([&] { shown(chat, R"({"conversations": [{"from": "alien", "value": "a"}]})"); }).find("message 1: unknown speaker 'alien'") == 0);
+  CHECK(error_of([&] {
+          shown(chat, R"({"conversations": [{"from": "alien", "value": "a"}]})");
+        }).find("message 1: unknown speaker 'alien'") == 0);
 }
 
 TEST_CASE("alpaca has the published prompts, BOS in front and EOS behind the answer") {
   const ByteCodec codec;
   const Formatter alpaca = formatter("alpaca", codec);
   CHECK(shown(alpaca, R"({"instruction": "Add.", "input": "", "output": "4"})") ==
-        "<s>Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n### Instruction:\nAdd.\n\n### Response:\n[4</s>]");
+        "<s>Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n### "
+        "Instruction:\nAdd.\n\n### Response:\n[4</s>]");
   CHECK(shown(alpaca, R"({"instruction": "Add.", "input": "2+2", "output": "4"})") ==
-        "<s>Below is an instruction that describes a task, paired with an input that provides further context. Write a response that appropriately completes the "
+        "<s>Below is an instruction that describes a task, paired with an input that provides further context. Write a response that "
+        "appropriately completes the "
         "request.\n\n### Instruction:\nAdd.\n\n### Input:\n2+2\n\n### Response:\n[4</s>]");
   CHECK(shown(formatter("alpaca", codec, {}, true), R"({"instruction": "A", "output": "4"})").starts_with("[<s>Below"));
 }
@@ -120,7 +144,8 @@ TEST_CASE("prompt_completion trains the completion, of text and of messages") {
   CHECK(shown(f, R"({"prompt": "ab", "completion": "cd"})") == "<s>ab[cd</s>]");
   CHECK(shown(f, R"({"prompt": "<s>ab", "completion": "cd</s>"})") == "<s>ab[cd</s>]");  // neither doubled
   CHECK(shown(f, R"({"prompt": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}],
-                     "completion": [{"role": "assistant", "content": "d"}]})") == "<s>user:a<|end|>assistant:b<|end|>user:c<|end|>assistant:[d<|end|>]");
+                     "completion": [{"role": "assistant", "content": "d"}]})") ==
+        "<s>user:a<|end|>assistant:b<|end|>user:c<|end|>assistant:[d<|end|>]");
   CHECK(error_of([&] { shown(f, R"({"prompt": "a", "completion": []})"); }).find("both as text or both as messages") != std::string::npos);
 }
 
@@ -129,7 +154,8 @@ TEST_CASE("a token belongs to the stretch in which its first byte lies") {
   struct Pairs : ByteCodec {
     Encoded encode(std::string_view text, bool) const override {
       Encoded out;
-      for (size_t i = 0; i < text.size(); i += i == 0 ? 1 : 2) out.ids.push_back(static_cast<unsigned char>(text[i])), out.offsets.emplace_back(i, std::min(text.size(), i + (i == 0 ? 1 : 2)));
+      for (size_t i = 0; i < text.size(); i += i == 0 ? 1 : 2)
+        out.ids.push_back(static_cast<unsigned char>(text[i])), out.offsets.emplace_back(i, std::min(text.size(), i + (i == 0 ? 1 : 2)));
       return out;
     }
   } codec;
@@ -154,7 +180,8 @@ TEST_CASE("tokenized records are used as they are") {
   CHECK(sample(R"({"input_ids": [1, 2, 0], "attention_mask": [1, 1, 0]})").ids == std::vector<int64_t>{1, 2});
   CHECK(error_of([&] { sample(R"({"input_ids": [1], "labels": [1, 2]})"); }) == "labels have 2 entries, input_ids 1");
   CHECK(error_of([&] { sample(R"({"input_ids": [1, 10]})"); }) == "input_ids[1] is 10, outside the vocabulary of 10");
-  CHECK(error_of([&] { sample(R"({"input_ids": [1, 2], "attention_mask": [0, 1]})"); }).find("only padding at the end") != std::string::npos);
+  CHECK(error_of([&] { sample(R"({"input_ids": [1, 2], "attention_mask": [0, 1]})"); }).find("only padding at the end") !=
+        std::string::npos);
 }
 
 TEST_CASE("formats say what they need of the checkpoint") {

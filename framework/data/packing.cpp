@@ -12,7 +12,8 @@ namespace tenon::host {
 std::vector<Row> pack_rows(const std::vector<int64_t>& lengths, int64_t max_length) {
   std::vector<int64_t> order(lengths.size());
   std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return lengths[static_cast<size_t>(a)] > lengths[static_cast<size_t>(b)]; });
+  std::stable_sort(order.begin(), order.end(),
+                   [&](int64_t a, int64_t b) { return lengths[static_cast<size_t>(a)] > lengths[static_cast<size_t>(b)]; });
   std::vector<Row> rows;
   std::map<int64_t, std::deque<size_t>> by_room;  // rows that are not full
   for (int64_t sample : order) {

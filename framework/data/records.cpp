@@ -24,16 +24,20 @@ RecordFile::RecordFile(const std::filesystem::path& file) : path_(file) {
   std::error_code problem;
   const auto bytes = std::filesystem::file_size(file, problem);
   if (problem) fail(ErrorCode::Data, file.string(), ": ", problem.message());
-  if (kind == ".parquet" || kind == ".arrow") fail(ErrorCode::Data, file.string(), ": ", kind, " files are not served yet, write the records as JSON lines");
+  if (kind == ".parquet" || kind == ".arrow")
+    fail(ErrorCode::Data, file.string(), ": ", kind, " files are not served yet, write the records as JSON lines");
   if (kind != ".json" && kind != ".jsonl" && kind != ".ndjson")
-    fail(ErrorCode::Data, file.string(), ": expected a .jsonl or .json file, found '", kind, "'; plain text becomes JSON lines of {\"text\": ...}");
+    fail(ErrorCode::Data, file.string(), ": expected a .jsonl or .json file, found '", kind,
+         "'; plain text becomes JSON lines of {\"text\": ...}");
   if (bytes == 0) fail(ErrorCode::Data, file.string(), ": the file is empty");
   map_ = std::make_unique<MappedFile>(file);
   std::string_view text(reinterpret_cast<const char*>(map_->bytes().data()), map_->bytes().size());
   if (text.starts_with("\xEF\xBB\xBF")) text.remove_prefix(3);
   const std::string_view content = trimmed(text);
-  if (kind == ".json" && content.starts_with('[')) find_elements(text);
-  else find_lines(text);
+  if (kind == ".json" && content.starts_with('['))
+    find_elements(text);
+  else
+    find_lines(text);
   if (records_.empty()) fail(ErrorCode::Data, file.string(), ": the file holds no records");
 }
 
@@ -63,8 +67,10 @@ void RecordFile::find_elements(std::string_view text) {
     if (depth == 1 && begin == std::string_view::npos && c != ',' && c != ']') begin = i, begin_line = line;
     if (c == '"') {
       for (++i; i < text.size() && text[i] != '"'; ++i)
-        if (text[i] == '\\') ++i;
-        else if (text[i] == '\n') ++line;
+        if (text[i] == '\\')
+          ++i;
+        else if (text[i] == '\n')
+          ++line;
     } else if (c == '[' || c == '{') {
       ++depth;
     } else if (c == ',' && depth == 1) {

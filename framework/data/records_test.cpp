@@ -33,7 +33,8 @@ TEST_CASE("records of a lines file know their lines") {
 
 TEST_CASE("records of an array are cut at its own commas") {
   TempDir dir;
-  const RecordFile file(dir.write("a.json", "[\n {\"text\": \"a, ]}[{ \\\" b\", \"list\": [1, [2, {\"x\": 3}]]},\n\n {\"text\": \"\"}\n , {\"n\": {}} ]\n"));
+  const RecordFile file(
+      dir.write("a.json", "[\n {\"text\": \"a, ]}[{ \\\" b\", \"list\": [1, [2, {\"x\": 3}]]},\n\n {\"text\": \"\"}\n , {\"n\": {}} ]\n"));
   REQUIRE(file.size() == 3);
   CHECK(file.parse(0).at("text").as_string() == "a, ]}[{ \" b");
   CHECK(file.parse(0).at("list").as_list().size() == 2);

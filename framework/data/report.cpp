@@ -24,7 +24,8 @@ Lengths lengths_of(const Dataset& set) {
   if (sorted.empty()) return {};
   std::sort(sorted.begin(), sorted.end());
   const size_t n = sorted.size();
-  return {sorted.front(), sorted[n / 2], sorted[std::min(n - 1, n * 95 / 100)], sorted.back(), static_cast<double>(set.counts.tokens) / static_cast<double>(n)};
+  return {sorted.front(), sorted[n / 2], sorted[std::min(n - 1, n * 95 / 100)], sorted.back(),
+          static_cast<double>(set.counts.tokens) / static_cast<double>(n)};
 }
 
 double fill_percent(const Dataset& set) { return percent(set.counts.tokens, static_cast<int64_t>(set.rows.size()) * set.max_length); }
@@ -73,7 +74,8 @@ std::string set_text(const char* name, const Dataset& set) {
   const Lengths l = lengths_of(set);
   std::string text = fmt::format("{}: {}\n", name, summary_line(set));
   for (const FileSummary& file : set.files)
-    text += fmt::format("  {} ({}{}): {} records, {} samples\n", file.path, file.format, file.weight == 1 ? "" : fmt::format(", weight {:g}", file.weight), file.counts.records, file.counts.samples);
+    text += fmt::format("  {} ({}{}): {} records, {} samples\n", file.path, file.format,
+                        file.weight == 1 ? "" : fmt::format(", weight {:g}", file.weight), file.counts.records, file.counts.samples);
   text += fmt::format("  tokens a sample: {} to {}, median {}, mean {:.1f}, 95 % at most {}\n", l.min, l.max, l.median, l.mean, l.p95);
   for (const auto& warning : set.warnings) text += "  warning: " + warning + "\n";
   return text;
@@ -83,11 +85,16 @@ std::string set_text(const char* name, const Dataset& set) {
 std::string quoted(const std::string& spelling) {
   std::string out = "\"";
   for (const char c : spelling) {
-    if (c == '\n') out += "\\n";
-    else if (c == '\t') out += "\\t";
-    else if (c == '"' || c == '\\') out += '\\', out += c;
-    else if (static_cast<unsigned char>(c) < 0x20) out += fmt::format("\\x{:02x}", static_cast<unsigned char>(c));
-    else out += c;
+    if (c == '\n')
+      out += "\\n";
+    else if (c == '\t')
+      out += "\\t";
+    else if (c == '"' || c == '\\')
+      out += '\\', out += c;
+    else if (static_cast<unsigned char>(c) < 0x20)
+      out += fmt::format("\\x{:02x}", static_cast<unsigned char>(c));
+    else
+      out += c;
   }
   return out + "\"";
 }
@@ -95,8 +102,11 @@ std::string quoted(const std::string& spelling) {
 }  // namespace
 
 std::string summary_line(const Dataset& set) {
-  std::string text = fmt::format("{} samples, {} tokens ({:.0f} % trained)", human_count(set.counts.samples), human_count(set.counts.tokens), percent(set.counts.trained_tokens, set.counts.tokens));
-  if (set.is_packed) text += fmt::format(" packed into {} rows of {}, {:.1f} % full", human_count(static_cast<int64_t>(set.rows.size())), set.max_length, fill_percent(set));
+  std::string text = fmt::format("{} samples, {} tokens ({:.0f} % trained)", human_count(set.counts.samples),
+                                 human_count(set.counts.tokens), percent(set.counts.trained_tokens, set.counts.tokens));
+  if (set.is_packed)
+    text += fmt::format(" packed into {} rows of {}, {:.1f} % full", human_count(static_cast<int64_t>(set.rows.size())), set.max_length,
+                        fill_percent(set));
   return text;
 }
 

@@ -5,7 +5,8 @@
 
 namespace tenon::host {
 
-OrderGenerator::OrderGenerator(int64_t seed, int64_t epoch) : state_(static_cast<uint64_t>(seed) ^ (static_cast<uint64_t>(epoch) + 1) * 0xD1B54A32D192ED03ULL) {}
+OrderGenerator::OrderGenerator(int64_t seed, int64_t epoch)
+    : state_(static_cast<uint64_t>(seed) ^ (static_cast<uint64_t>(epoch) + 1) * 0xD1B54A32D192ED03ULL) {}
 
 uint64_t OrderGenerator::next() {
   uint64_t z = state_ += 0x9E3779B97F4A7C15ULL;

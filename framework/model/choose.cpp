@@ -9,7 +9,8 @@ bool module_matches(const std::string& path, const std::string& pattern) {
   if (path == pattern) return true;
   if (path.size() <= pattern.size()) return false;
   const bool prefix = path.compare(0, pattern.size(), pattern) == 0 && path[pattern.size()] == '.';
-  const bool suffix = path.compare(path.size() - pattern.size(), pattern.size(), pattern) == 0 && path[path.size() - pattern.size() - 1] == '.';
+  const bool suffix =
+      path.compare(path.size() - pattern.size(), pattern.size(), pattern) == 0 && path[path.size() - pattern.size() - 1] == '.';
   return prefix || suffix;
 }
 
@@ -17,17 +18,22 @@ FillerChoice choose_filler(const SlotSpec& slot, const Blueprint& blueprint, con
   if (quantizers.empty()) return {nullptr, "no quantizer in the recipe"};
   for (const auto& active : quantizers) {
     if (active.from_checkpoint)
-      return active.stored.count(slot.path) ? FillerChoice{&active, "stored so in the checkpoint"} : FillerChoice{nullptr, "stored dense in the checkpoint"};
+      return active.stored.count(slot.path) ? FillerChoice{&active, "stored so in the checkpoint"}
+                                            : FillerChoice{nullptr, "stored dense in the checkpoint"};
     const auto& section = active.section;
-    if (!section.modules.empty() && std::none_of(section.modules.begin(), section.modules.end(), [&](const auto& m) { return module_matches(slot.path, m); }))
+    if (!section.modules.empty() &&
+        std::none_of(section.modules.begin(), section.modules.end(), [&](const auto& m) { return module_matches(slot.path, m); }))
       continue;
     if (section.skip_modules)
       for (const auto& skip : *section.skip_modules)
         if (module_matches(slot.path, skip)) return {nullptr, "skip_modules names '" + skip + "'"};
-    if (slot.role == SlotRole::OutputHead && !section.embeddings) return {nullptr, "the output head stays dense (embeddings = true quantizes it)"};
+    if (slot.role == SlotRole::OutputHead && !section.embeddings)
+      return {nullptr, "the output head stays dense (embeddings = true quantizes it)"};
     if (slot.role == SlotRole::InputEmbedding && !section.embeddings) {
-      const bool tied = std::any_of(blueprint.slots.begin(), blueprint.slots.end(), [&](const auto& other) { return other.tied_to == slot.path; });
-      return {nullptr, tied ? "shares its weight with the output head, which stays dense" : "embeddings stay dense (embeddings = true quantizes them)"};
+      const bool tied =
+          std::any_of(blueprint.slots.begin(), blueprint.slots.end(), [&](const auto& other) { return other.tied_to == slot.path; });
+      return {nullptr, tied ? "shares its weight with the output head, which stays dense"
+                            : "embeddings stay dense (embeddings = true quantizes them)"};
     }
     const Support support = active.quantizer->supports(slot);
     if (!support.yes) return {nullptr, section.type + ": " + support.reason};

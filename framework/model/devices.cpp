@@ -50,7 +50,8 @@ std::vector<DeviceBudget> cuda_devices(std::string* problem) {
     if (problem) *problem = std::move(why);
     return std::vector<DeviceBudget>{};
   };
-  if (!std::filesystem::exists("/dev/nvidiactl") && !std::filesystem::exists("/dev/nvidia0")) return none("no NVIDIA driver on this machine");
+  if (!std::filesystem::exists("/dev/nvidiactl") && !std::filesystem::exists("/dev/nvidia0"))
+    return none("no NVIDIA driver on this machine");
   // Global, so that code which looks LibTorch's C functions up by name finds those of the CUDA library too.
   if (!dlopen("libtorch_cuda.so", RTLD_NOW | RTLD_GLOBAL)) return none(concat("LibTorch's CUDA library does not load: ", dlerror()));
   void* runtime = dlopen("libcudart.so.13", RTLD_NOW | RTLD_NOLOAD);
@@ -61,7 +62,8 @@ std::vector<DeviceBudget> cuda_devices(std::string* problem) {
   auto set_device = reinterpret_cast<int (*)(int)>(dlsym(runtime, "cudaSetDevice"));
   auto memory_info = reinterpret_cast<int (*)(size_t*, size_t*)>(dlsym(runtime, "cudaMemGetInfo"));
   int count = 0;
-  if (!count_devices || !set_device || !memory_info || count_devices(&count) != 0 || count == 0) return none("the CUDA driver reports no device");
+  if (!count_devices || !set_device || !memory_info || count_devices(&count) != 0 || count == 0)
+    return none("the CUDA driver reports no device");
   std::vector<DeviceBudget> devices;
   for (int i = count - 1; i >= 0; --i) {  // ends on device 0, the current one for everybody else
     size_t free_bytes = 0, total_bytes = 0;
@@ -76,7 +78,8 @@ std::vector<DeviceBudget> parse_devices(const std::string& text) {
   for (const std::string& part : split(text, ',')) {
     const size_t equals = part.find('=');
     const std::string name = part.substr(0, equals);
-    const bool known = name == "cpu" || (name.rfind("cuda:", 0) == 0 && name.size() > 5 && std::all_of(name.begin() + 5, name.end(), ::isdigit));
+    const bool known =
+        name == "cpu" || (name.rfind("cuda:", 0) == 0 && name.size() > 5 && std::all_of(name.begin() + 5, name.end(), ::isdigit));
     const auto bytes = equals == std::string::npos ? std::nullopt : parse_bytes(part.substr(equals + 1));
     if (!known || !bytes) fail(ErrorCode::Usage, "'", part, "' is not a device: expected something like cuda:0=24GiB or cpu=64GiB");
     for (const auto& other : devices)

@@ -8,10 +8,10 @@
 
 namespace tenon::host {
 
-int64_t host_memory_available();   // MemAvailable, bounded by the cgroup's limit
-int64_t host_memory_now();         // VmRSS of this process
-int64_t host_memory_peak();        // VmHWM
-void reset_host_memory_peak();     // VmHWM starts again from VmRSS
+int64_t host_memory_available();  // MemAvailable, bounded by the cgroup's limit
+int64_t host_memory_now();        // VmRSS of this process
+int64_t host_memory_peak();       // VmHWM
+void reset_host_memory_peak();    // VmHWM starts again from VmRSS
 
 // CUDA devices with their free bytes. Loads LibTorch's CUDA library only on a machine with a driver; "" in `problem` or why there is none.
 std::vector<DeviceBudget> cuda_devices(std::string* problem = nullptr);

@@ -44,7 +44,7 @@ struct Job {
 
   std::mutex mutex;
   bool begun = false;
-  Tensors work;                                     // of the quantizer, or the one dense tensor
+  Tensors work;  // of the quantizer, or the one dense tensor
   std::atomic<int64_t> panels_left{0};
   const std::string& path() const { return slot ? slot->spec().path : dense->spec.path; }
 };
@@ -137,7 +137,8 @@ class Filling {
       for (const auto& loaded : request_.adapters)
         if (loaded.adapter->wants_weight()) {
           const auto targets = loaded.adapter->targets(request_.parts.blueprint());
-          if (std::find(targets.begin(), targets.end(), spec.path) != targets.end()) job->preparing.push_back(loaded.adapter.get()), job->by_rows = false;
+          if (std::find(targets.begin(), targets.end(), spec.path) != targets.end())
+            job->preparing.push_back(loaded.adapter.get()), job->by_rows = false;
         }
     } else if (!job->source) {
       job->by_rows = false;
@@ -159,7 +160,8 @@ class Filling {
   }
 
   void add_tasks(std::unique_ptr<Job> job, int64_t granule) {
-    job->panel_rows = job->by_rows ? panel_rows(job->rows, job->row_elements * static_cast<int64_t>(c10::elementSize(job->dtype)), granule) : job->rows;
+    job->panel_rows =
+        job->by_rows ? panel_rows(job->rows, job->row_elements * static_cast<int64_t>(c10::elementSize(job->dtype)), granule) : job->rows;
     int64_t panels = 0;
     for (int64_t first = 0; first < std::max<int64_t>(job->rows, 1); first += std::max<int64_t>(job->panel_rows, 1), ++panels)
       tasks_.push_back({job.get(), first, std::min(job->rows, first + job->panel_rows)});
@@ -173,10 +175,14 @@ class Filling {
     at::NoGradGuard no_grad;
     Job& job = *task.job;
     with_context(job.path(), [&] {
-      if (job.packed) unpack(job);
-      else if (!job.source) initialise(job);
-      else if (job.quantizer && !job.by_rows) quantize_whole(job);
-      else copy_or_quantize_rows(job, task.first, task.last);
+      if (job.packed)
+        unpack(job);
+      else if (!job.source)
+        initialise(job);
+      else if (job.quantizer && !job.by_rows)
+        quantize_whole(job);
+      else
+        copy_or_quantize_rows(job, task.first, task.last);
     });
     progress_->add((task.last - task.first) * job.row_elements * static_cast<int64_t>(c10::elementSize(job.dtype)));
     if (--job.panels_left == 0) with_context(job.path(), [&] { complete(job); });
@@ -215,7 +221,9 @@ class Filling {
     at::Tensor weight = job.source->read(0, job.rows).to(job.device, job.dtype);
     const Quantizer& quantizer = *job.quantizer->quantizer;
     for (Adapter* adapter : job.preparing) {
-      const RoundTrip round_trip = [&](const at::Tensor& w) { return quantizer.dequantize(spec, quantizer.quantize(spec, w, nullptr), at::kFloat); };
+      const RoundTrip round_trip = [&](const at::Tensor& w) {
+        return quantizer.dequantize(spec, quantizer.quantize(spec, w, nullptr), at::kFloat);
+      };
       weight = adapter->prepare(spec, weight.to(at::kFloat), round_trip).to(job.dtype);
     }
     call(job, "quantize", [&] { job.work = quantizer.quantize(spec, weight.contiguous(), nullptr); });
@@ -233,8 +241,10 @@ class Filling {
       return;
     }
     const at::Tensor weight = initial_weight(job.slot->spec(), job.dtype, request_.initializer_range, request_.seed).to(job.device);
-    if (job.quantizer) call(job, "quantize", [&] { job.work = job.quantizer->quantizer->quantize(job.slot->spec(), weight, nullptr); });
-    else job.work = {weight};
+    if (job.quantizer)
+      call(job, "quantize", [&] { job.work = job.quantizer->quantizer->quantize(job.slot->spec(), weight, nullptr); });
+    else
+      job.work = {weight};
   }
 
   // The last panel is in: the tensors become the slot's filler.
@@ -258,7 +268,8 @@ class Filling {
     const Quantizer& quantizer = *job.quantizer->quantizer;
     if (job.by_rows) call(job, "finish", [&] { job.work = quantizer.finish(spec, std::move(job.work)); });
     check_resident(quantizer, spec, job.work);
-    job.slot->fill(std::make_shared<QuantizedFiller>(spec, job.quantizer->section.type, job.quantizer->quantizer, std::move(job.work), bias));
+    job.slot->fill(
+        std::make_shared<QuantizedFiller>(spec, job.quantizer->section.type, job.quantizer->quantizer, std::move(job.work), bias));
   }
 
   // The plan promised these bytes; a quantizer that keeps others is told so here, not by a wrong ledger.
@@ -266,7 +277,8 @@ class Filling {
     const auto promised = quantizer.resident(spec);
     bool same = promised.size() == tensors.size();
     for (size_t i = 0; same && i < promised.size(); ++i)
-      same = tensors[i].defined() && tensors[i].sizes() == at::IntArrayRef(promised[i].shape) && tensors[i].scalar_type() == promised[i].dtype;
+      same =
+          tensors[i].defined() && tensors[i].sizes() == at::IntArrayRef(promised[i].shape) && tensors[i].scalar_type() == promised[i].dtype;
     if (!same) fail(ErrorCode::Plugin, "quantizer format ", quantizer.format(), " returned other tensors than resident() declares");
   }
 
@@ -297,8 +309,10 @@ int64_t fill_scratch_bytes(const Blueprint& blueprint, const Plan& plan) {
     const PlannedModule* module = plan.find(slot.path);
     if (!module || !slot.tied_to.empty()) continue;
     const int64_t dense = slot.numel() * static_cast<int64_t>(c10::elementSize(slot.dtype));
-    if (module->quantizer && module->quantizer->row_granule(slot) == 0) whole = std::max(whole, 2 * dense + module->bytes);
-    else by_rows = std::max(by_rows, 2 * std::min(dense, kPanelBytes) + (module->quantizer ? module->bytes : 0));
+    if (module->quantizer && module->quantizer->row_granule(slot) == 0)
+      whole = std::max(whole, 2 * dense + module->bytes);
+    else
+      by_rows = std::max(by_rows, 2 * std::min(dense, kPanelBytes) + (module->quantizer ? module->bytes : 0));
   }
   return static_cast<int64_t>(worker_count()) * std::max(whole, by_rows);
 }

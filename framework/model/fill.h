@@ -15,13 +15,13 @@ namespace tenon::host {
 struct FillRequest {
   ModelParts& parts;
   const Plan& plan;
-  std::shared_ptr<Checkpoint> checkpoint;                 // null or without weights: random initialisation
+  std::shared_ptr<Checkpoint> checkpoint;  // null or without weights: random initialisation
   const std::vector<ActiveQuantizer>& quantizers;
   const std::vector<LoadedAdapter>& adapters;
   bool random = false;
   double initializer_range = 0.02;
   uint64_t seed = 0;
-  bool train_dense = false;                               // dense weights become trainable leaves
+  bool train_dense = false;  // dense weights become trainable leaves
 };
 
 struct FillReport {

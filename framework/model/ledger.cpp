@@ -28,10 +28,10 @@ struct Unit {
 };
 
 struct Sizes {
-  int64_t tokens = 0;      // in one micro-batch, or in the cache
+  int64_t tokens = 0;  // in one micro-batch, or in the cache
   int64_t sequence = 0;
-  int64_t element = 0;     // bytes of the compute dtype
-  int64_t residual = 0;    // bytes of a hidden state's element
+  int64_t element = 0;   // bytes of the compute dtype
+  int64_t residual = 0;  // bytes of a hidden state's element
 };
 
 class Builder {
@@ -114,8 +114,12 @@ class Builder {
     for (const auto& tensor : in_.blueprint.tensors) {
       Unit& unit = unit_of(tensor.stack, tensor.block, SlotRole::Inner);
       const TensorSpec spec{tensor.path, tensor.shape, tensor.dtype};
-      plan_.modules.push_back({.path = tensor.path, .filler = dtype_name(tensor.dtype), .dtype = dtype_name(tensor.dtype), .bytes = spec.bytes(),
-                               .reason = "not a weight matrix", .dense_dtype = tensor.dtype});
+      plan_.modules.push_back({.path = tensor.path,
+                               .filler = dtype_name(tensor.dtype),
+                               .dtype = dtype_name(tensor.dtype),
+                               .bytes = spec.bytes(),
+                               .reason = "not a weight matrix",
+                               .dense_dtype = tensor.dtype});
       plan_.parameters_total += spec.numel();
       if (in_.purpose == Purpose::FullTraining) unit.trainable += spec.numel();
       unit.weights += spec.bytes();
@@ -137,10 +141,12 @@ class Builder {
           if (in_.for_training) unit.trainable += tensor.numel();
         }
         if (in_.for_training)
-          unit.activations_kept += static_cast<int64_t>(loaded.adapter->activation_elements(*slot) * static_cast<double>(sizes_.tokens * sizes_.element));
+          unit.activations_kept +=
+              static_cast<int64_t>(loaded.adapter->activation_elements(*slot) * static_cast<double>(sizes_.tokens * sizes_.element));
       }
       for (const auto& path : loaded.adapter->modules_to_save(in_.blueprint))
-        if (const SlotSpec* slot = in_.blueprint.find_slot(path); slot && in_.for_training) unit_of(slot->stack, slot->block, slot->role).trainable += slot->numel();
+        if (const SlotSpec* slot = in_.blueprint.find_slot(path); slot && in_.for_training)
+          unit_of(slot->stack, slot->block, slot->role).trainable += slot->numel();
     }
   }
 
@@ -149,7 +155,8 @@ class Builder {
     if (!in_.for_training) {
       const double per_block = b.cache_elements_per_token / std::max<double>(1, static_cast<double>(units_.size() - 2));
       for (size_t i = 1; i + 1 < units_.size(); ++i)
-        units_[i].activations_kept = units_[i].activations_least = static_cast<int64_t>(per_block * static_cast<double>(sizes_.tokens * sizes_.element));
+        units_[i].activations_kept = units_[i].activations_least =
+            static_cast<int64_t>(per_block * static_cast<double>(sizes_.tokens * sizes_.element));
       loss_bytes_ = b.vocab_size * kFloat32;
       return;
     }
@@ -211,10 +218,12 @@ class Builder {
       plan_.totals.optimizer += d.optimizer, plan_.totals.activations += d.activations;
     }
     plan_.fits = placement.fits, plan_.advice = placement.advice;
-    plan_.totals.host_peak = in_.process_bytes + (in_.for_training ? kTrainingRuntime : kInferenceRuntime) + fill_scratch_bytes(in_.blueprint, plan_) + devices["cpu"].total();
+    plan_.totals.host_peak = in_.process_bytes + (in_.for_training ? kTrainingRuntime : kInferenceRuntime) +
+                             fill_scratch_bytes(in_.blueprint, plan_) + devices["cpu"].total();
     if (in_.recipe.model.max_host_memory && plan_.totals.host_peak > *in_.recipe.model.max_host_memory) {
       plan_.fits = false;
-      plan_.advice = concat("the host needs ", human_bytes(plan_.totals.host_peak), " at its peak, model.max_host_memory allows ", human_bytes(*in_.recipe.model.max_host_memory));
+      plan_.advice = concat("the host needs ", human_bytes(plan_.totals.host_peak), " at its peak, model.max_host_memory allows ",
+                            human_bytes(*in_.recipe.model.max_host_memory));
     }
     ledger_.devices.before = at::Device(placement.device.front());
     ledger_.devices.after = at::Device(placement.device.back());
@@ -232,8 +241,10 @@ class Builder {
       PlannedDevice& d = devices[placement.device[static_cast<size_t>(i)]];
       const int64_t more = u.activations_kept - u.activations_least;
       const int64_t room = d.capacity - d.capacity / 10 - d.total();  // a tenth stays free: activations are an estimate
-      if (mode == "auto" && more <= room) d.activations += more;
-      else plan_.recompute.push_back(i - 1);
+      if (mode == "auto" && more <= room)
+        d.activations += more;
+      else
+        plan_.recompute.push_back(i - 1);
     }
     std::reverse(plan_.recompute.begin(), plan_.recompute.end());
   }

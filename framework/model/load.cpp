@@ -52,7 +52,8 @@ void make_plugins(Loading& l) {
   bool only_plugin_problems = true;
   auto place_of = [&](const Value& v) { return locate(l.recipe, v.place); };
   auto check = [&](const auto& provider, const Value& options, const std::string& owner) {
-    const auto found = check_options(provider.options, options, owner, place_of, [&](const std::string& option) { return l.registry.owner_of_option(option, owner); });
+    const auto found = check_options(provider.options, options, owner, place_of,
+                                     [&](const std::string& option) { return l.registry.owner_of_option(option, owner); });
     if (!found.empty()) only_plugin_problems = false;
     problems.insert(problems.end(), found.begin(), found.end());
     return found.empty();
@@ -68,7 +69,8 @@ void make_plugins(Loading& l) {
   for (const auto& section : l.recipe.quantizers)
     attempt(section.place, [&] {
       const auto& provider = l.registry.quantizer(section.type);
-      if (check(provider, section.options, "quantizer " + section.type)) l.quantizers.push_back({section, std::shared_ptr<Quantizer>(provider.make(section.options)), false});
+      if (check(provider, section.options, "quantizer " + section.type))
+        l.quantizers.push_back({section, std::shared_ptr<Quantizer>(provider.make(section.options)), false});
     });
   for (const auto& section : l.recipe.patches)
     attempt(section.place, [&] {
@@ -114,8 +116,8 @@ void recognise_quantized(Loading& l) {
     if (!options) continue;
     for (const auto& active : l.quantizers)
       if (active.section.type != name)
-        fail(ErrorCode::Recipe, "the checkpoint is stored as ", name, " (quant_method ", method, "), the recipe asks for quantizer ", active.section.type,
-             ": remove [quantizer], or start from the unquantized checkpoint");
+        fail(ErrorCode::Recipe, "the checkpoint is stored as ", name, " (quant_method ", method, "), the recipe asks for quantizer ",
+             active.section.type, ": remove [quantizer], or start from the unquantized checkpoint");
     ActiveQuantizer active;
     active.section.type = name;
     active.section.options = *options;
@@ -124,8 +126,8 @@ void recognise_quantized(Loading& l) {
     l.quantizers = {std::move(active)};
     return;
   }
-  fail(ErrorCode::Data, "the checkpoint is quantized (quant_method '", method, "') in a way that no plugin here reads: quantizers that are here are ",
-       join(l.registry.names("quantizer"), ", "));
+  fail(ErrorCode::Data, "the checkpoint is quantized (quant_method '", method,
+       "') in a way that no plugin here reads: quantizers that are here are ", join(l.registry.names("quantizer"), ", "));
 }
 
 at::ScalarType stored_dtype(const Checkpoint& checkpoint) {
@@ -139,7 +141,8 @@ at::ScalarType stored_dtype(const Checkpoint& checkpoint) {
 Blueprint make_blueprint(Loading& l) {
   LoadedModel& m = *l.model;
   const Value* type = m.config.find_set("model_type");
-  if (!type || !type->is_string()) fail(ErrorCode::Data, (m.checkpoint->folder() / "config.json").string(), ": model_type is missing: it says which architecture this is");
+  if (!type || !type->is_string())
+    fail(ErrorCode::Data, (m.checkpoint->folder() / "config.json").string(), ": model_type is missing: it says which architecture this is");
   const auto& provider = l.registry.architecture(type->as_string());
   m.architecture = provider.make(Value::table());
   Blueprint blueprint;
@@ -168,7 +171,8 @@ std::vector<DeviceBudget> usable_devices(const Loading& l) {
   const Value& map = l.recipe.model.device_map;
   const bool cpu_only = map.is_string() && map.as_string() == "cpu";
   if (!assumed && !cpu_only) devices = cuda_devices();
-  if (std::none_of(devices.begin(), devices.end(), [](const auto& d) { return d.name == "cpu"; })) devices.push_back({"cpu", host_memory_available()});
+  if (std::none_of(devices.begin(), devices.end(), [](const auto& d) { return d.name == "cpu"; }))
+    devices.push_back({"cpu", host_memory_available()});
   std::stable_partition(devices.begin(), devices.end(), [](const auto& d) { return d.name != "cpu"; });
   for (const auto& [name, bytes] : l.recipe.model.max_memory) {
     auto it = std::find_if(devices.begin(), devices.end(), [&, n = name](const auto& d) { return d.name == n; });
@@ -189,8 +193,15 @@ void prepare(Loading& l) {
   recognise_quantized(l);
   LoadedModel& m = *l.model;
   Blueprint blueprint = make_blueprint(l);
-  Ledger ledger = make_ledger({.recipe = l.recipe, .blueprint = blueprint, .quantizers = l.quantizers, .adapters = m.adapters, .dtypes = l.dtypes, .purpose = l.purpose,
-                               .for_training = l.request.for_training, .devices = usable_devices(l), .process_bytes = host_memory_now()});
+  Ledger ledger = make_ledger({.recipe = l.recipe,
+                               .blueprint = blueprint,
+                               .quantizers = l.quantizers,
+                               .adapters = m.adapters,
+                               .dtypes = l.dtypes,
+                               .purpose = l.purpose,
+                               .for_training = l.request.for_training,
+                               .devices = usable_devices(l),
+                               .process_bytes = host_memory_now()});
   m.plan = std::move(ledger.plan);
   m.plan.notes.insert(m.plan.notes.end(), l.dtypes.notes.begin(), l.dtypes.notes.end());
   m.parts = std::make_shared<ModelParts>(std::move(blueprint), l.dtypes.precision, std::move(ledger.devices));
@@ -284,14 +295,21 @@ std::unique_ptr<LoadedModel> load_model(const LoadRequest& request) {
   auto text = std::async(std::launch::async, [&] { return load_text(l.recipe, l.registry, *m->checkpoint, l.request.want_text); });
   const bool random = l.recipe.model.init == "random";
   if (!random && !m->checkpoint->has_weights())
-    fail(ErrorCode::Data, "'", m->checkpoint->folder().string(), "' holds a config.json and no weights: model.init = \"random\" would start from nothing");
+    fail(ErrorCode::Data, "'", m->checkpoint->folder().string(),
+         "' holds a config.json and no weights: model.init = \"random\" would start from nothing");
   const uint64_t seed = l.recipe.train ? static_cast<uint64_t>(l.recipe.train->seed) : 0;
-  const FillReport report = fill_model({.parts = static_cast<ModelParts&>(*m->parts), .plan = m->plan, .checkpoint = m->checkpoint, .quantizers = l.quantizers, .adapters = m->adapters,
-                                        .random = random, .initializer_range = m->config.float_or("initializer_range", 0.02), .seed = seed,
+  const FillReport report = fill_model({.parts = static_cast<ModelParts&>(*m->parts),
+                                        .plan = m->plan,
+                                        .checkpoint = m->checkpoint,
+                                        .quantizers = l.quantizers,
+                                        .adapters = m->adapters,
+                                        .random = random,
+                                        .initializer_range = m->config.float_or("initializer_range", 0.02),
+                                        .seed = seed,
                                         .train_dense = l.purpose == Purpose::FullTraining});
   for (const auto& note : report.notes) log_info(note);
-  log_info(concat(random ? "initialised " : "loaded ", human_bytes(report.bytes_resident), " in ", human_seconds(report.seconds), ", host peak ", human_bytes(host_memory_peak()),
-                  " (planned ", human_bytes(m->plan.totals.host_peak), ")"));
+  log_info(concat(random ? "initialised " : "loaded ", human_bytes(report.bytes_resident), " in ", human_seconds(report.seconds),
+                  ", host peak ", human_bytes(host_memory_peak()), " (planned ", human_bytes(m->plan.totals.host_peak), ")"));
   for (auto& [name, patch] : l.patches) l.patched(name, patch->on_model(*m->model));
 
   {
@@ -302,8 +320,9 @@ std::unique_ptr<LoadedModel> load_model(const LoadRequest& request) {
   adapt(l, *m);
   if (l.request.for_training) {
     const Plan& p = m->plan;
-    log_info(fmt::format("trainable params: {} || all params: {} || trainable%: {:.4f}", p.parameters_trainable, p.parameters_total,
-                         100.0 * static_cast<double>(p.parameters_trainable) / static_cast<double>(std::max<int64_t>(p.parameters_total, 1))));
+    log_info(
+        fmt::format("trainable params: {} || all params: {} || trainable%: {:.4f}", p.parameters_trainable, p.parameters_total,
+                    100.0 * static_cast<double>(p.parameters_trainable) / static_cast<double>(std::max<int64_t>(p.parameters_total, 1))));
   }
   m->text = text.get();
   return m;

@@ -9,16 +9,16 @@
 namespace tenon::host {
 
 struct DeviceBudget {
-  std::string name;   // "cpu", "cuda:0"
+  std::string name;  // "cpu", "cuda:0"
   int64_t bytes = 0;
 };
 
 struct LoadRequest {
   const Recipe* recipe = nullptr;
   Registry* registry = nullptr;
-  bool for_training = false;                   // the recipe has [train] and the verb runs it
-  bool want_text = false;                      // the verb needs the tokenizer: its absence or damage is an error
-  std::vector<DeviceBudget> assumed_devices;   // plan only; empty: this machine
+  bool for_training = false;                  // the recipe has [train] and the verb runs it
+  bool want_text = false;                     // the verb needs the tokenizer: its absence or damage is an error
+  std::vector<DeviceBudget> assumed_devices;  // plan only; empty: this machine
 };
 
 // Everything before the fill: no weight byte is read, all slots stay empty; seams are resolved, so that the plan can show them. Throws one Error(Recipe) with all option problems of all plugins the recipe names.

@@ -38,7 +38,8 @@ std::vector<int64_t> LoadedModel::eos_ids() const {
     if (const Value* eos = from.find_set("eos_token_id")) {
       if (eos->is_list())
         for (const auto& id : eos->as_list()) ids.push_back(id.as_int());
-      else ids.push_back(eos->as_int());
+      else
+        ids.push_back(eos->as_int());
     }
     return ids;
   };

@@ -24,18 +24,18 @@ struct LoadedAdapter {
 class LoadedModel {
  public:
   std::shared_ptr<Checkpoint> checkpoint;
-  Value config;                             // config.json with overrides and patches
+  Value config;  // config.json with overrides and patches
   Plan plan;
   std::unique_ptr<Architecture> architecture;
   std::shared_ptr<Parts> parts;
   std::unique_ptr<Model> model;
   std::vector<LoadedAdapter> adapters;
-  std::unique_ptr<TextCodec> text;          // null when the checkpoint has no tokenizer
+  std::unique_ptr<TextCodec> text;  // null when the checkpoint has no tokenizer
   Precision precision;
 
   // Leaves that require gradients, in a stable order: adapter parameters as their adapters list them, then dense ones by path.
   std::vector<AdapterParameter> trainable() const;
-  void set_training(bool training);         // dropout
+  void set_training(bool training);  // dropout
   void set_adapters_enabled(bool enabled);
 
   // Token ids that end a generation: generation_config.json's eos_token_id, else config.json's, else the tokenizer's.

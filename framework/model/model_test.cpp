@@ -40,7 +40,8 @@ std::vector<PlacementUnit> units_of(std::vector<int64_t> mib, int tied = -1) {
   return units;
 }
 
-std::vector<std::string> placed(const std::vector<PlacementUnit>& units, const Value& map, std::vector<DeviceBudget> devices, int64_t reserve = 0) {
+std::vector<std::string> placed(const std::vector<PlacementUnit>& units, const Value& map, std::vector<DeviceBudget> devices,
+                                int64_t reserve = 0) {
   return place(units, map, devices, reserve).device;
 }
 
@@ -110,8 +111,10 @@ TEST_CASE("a device_map table: longest prefix wins, gaps and strangers are error
   const std::vector<DeviceBudget> devices{{"cuda:0", 10 * kMiB}, {"cpu", 10 * kMiB}};
   CHECK((placed(units, Value(Value::Table{{"", "cpu"}, {"unit.1", "cuda:0"}}), devices) == Names{"cpu", "cuda:0", "cpu"}));
   CHECK_THROWS_WITH(placed(units, Value(Value::Table{{"unit.1", "cuda:0"}}), devices), doctest::Contains("says nothing about 'unit.0'"));
-  CHECK_THROWS_WITH(placed(units, Value(Value::Table{{"", "cpu"}, {"layers", "cuda:0"}}), devices), doctest::Contains("no module of this model"));
-  CHECK_THROWS_WITH(placed(units, Value(Value::Table{{"", "cpu"}, {"unit.1.attention", "cuda:0"}}), devices), doctest::Contains("a part of a block"));
+  CHECK_THROWS_WITH(placed(units, Value(Value::Table{{"", "cpu"}, {"layers", "cuda:0"}}), devices),
+                    doctest::Contains("no module of this model"));
+  CHECK_THROWS_WITH(placed(units, Value(Value::Table{{"", "cpu"}, {"unit.1.attention", "cuda:0"}}), devices),
+                    doctest::Contains("a part of a block"));
   CHECK_THROWS_WITH(placed(units, "cuda:3", devices), doctest::Contains("offers cuda:0, cpu"));
 }
 
@@ -128,14 +131,17 @@ TEST_CASE("devices are read as the command line writes them") {
   REQUIRE(devices.size() == 2);
   CHECK(devices[0].bytes == int64_t{24} << 30);
   CHECK(devices[1].bytes == 64000000000);
-  for (const char* bad : {"", "cuda:0", "gpu=1GiB", "cuda:x=1GiB", "cpu=lots", "cpu=1GiB,cpu=2GiB"}) CHECK_THROWS_AS(parse_devices(bad), Error);
+  for (const char* bad : {"", "cuda:0", "gpu=1GiB", "cuda:x=1GiB", "cpu=lots", "cpu=1GiB,cpu=2GiB"})
+    CHECK_THROWS_AS(parse_devices(bad), Error);
 }
 
 TEST_CASE("the dtype policy: float32 stays float32, training keeps norms and hidden state in float32") {
   const auto plain = resolve_dtypes(at::kBFloat16, Purpose::Inference);
-  CHECK((plain.precision.compute == at::kBFloat16 && plain.precision.residual == at::kBFloat16 && plain.norms == at::kBFloat16 && plain.notes.empty()));
+  CHECK((plain.precision.compute == at::kBFloat16 && plain.precision.residual == at::kBFloat16 && plain.norms == at::kBFloat16 &&
+         plain.notes.empty()));
   const auto adapters = resolve_dtypes(at::kBFloat16, Purpose::AdapterTraining);
-  CHECK((adapters.precision.compute == at::kBFloat16 && adapters.precision.residual == at::kFloat && adapters.norms == at::kFloat && adapters.weights == at::kBFloat16));
+  CHECK((adapters.precision.compute == at::kBFloat16 && adapters.precision.residual == at::kFloat && adapters.norms == at::kFloat &&
+         adapters.weights == at::kBFloat16));
   const auto full = resolve_dtypes(at::kBFloat16, Purpose::FullTraining);
   CHECK((full.weights == at::kFloat && full.precision.compute == at::kBFloat16 && !full.notes.empty()));
   CHECK(resolve_dtypes(at::kFloat, Purpose::FullTraining).notes.empty());

@@ -21,7 +21,8 @@ struct Usage {
 };
 
 bool is_module_prefix(const std::string& prefix, const std::string& path) {
-  return prefix.empty() || path == prefix || (path.size() > prefix.size() && path.compare(0, prefix.size(), prefix) == 0 && path[prefix.size()] == '.');
+  return prefix.empty() || path == prefix ||
+         (path.size() > prefix.size() && path.compare(0, prefix.size(), prefix) == 0 && path[prefix.size()] == '.');
 }
 
 std::string known_devices(const std::vector<Usage>& devices) {
@@ -62,7 +63,8 @@ void fill_in_order(const std::vector<PlacementUnit>& units, std::vector<Usage>& 
 
 }  // namespace
 
-Placement place(const std::vector<PlacementUnit>& units, const Value& device_map, const std::vector<DeviceBudget>& budgets, int64_t reserve) {
+Placement place(const std::vector<PlacementUnit>& units, const Value& device_map, const std::vector<DeviceBudget>& budgets,
+                int64_t reserve) {
   std::vector<Usage> devices;
   for (const auto& b : budgets) devices.push_back({b});
   Placement result;
@@ -74,18 +76,21 @@ Placement place(const std::vector<PlacementUnit>& units, const Value& device_map
       named(devices, device.as_string());
       if (!std::any_of(units.begin(), units.end(), [&](const auto& u) { return is_module_prefix(prefix, u.path); })) {
         const bool inside = std::any_of(units.begin(), units.end(), [&](const auto& u) { return is_module_prefix(u.path, prefix); });
-        fail(ErrorCode::Recipe, "device_map names '", prefix, "', ", inside ? "a part of a block: blocks stay whole, name the block" : "which is no module of this model");
+        fail(ErrorCode::Recipe, "device_map names '", prefix, "', ",
+             inside ? "a part of a block: blocks stay whole, name the block" : "which is no module of this model");
       }
     }
     for (size_t i = 0; i < units.size(); ++i) {
       const Value::Entry* best = nullptr;
       for (const auto& entry : device_map.as_table())
         if (is_module_prefix(entry.first, units[i].path) && (!best || entry.first.size() > best->first.size())) best = &entry;
-      if (!best && units[i].tied_to < 0) fail(ErrorCode::Recipe, "device_map says nothing about '", units[i].path, "': add it, or \"\" = device for all the rest");
+      if (!best && units[i].tied_to < 0)
+        fail(ErrorCode::Recipe, "device_map says nothing about '", units[i].path, "': add it, or \"\" = device for all the rest");
       if (units[i].tied_to >= 0) {
         result.device[i] = result.device[units[i].tied_to];
         if (best && named(devices, best->second.as_string()).budget.name != result.device[i])
-          fail(ErrorCode::Recipe, "device_map parts '", units[i].path, "' from '", units[units[i].tied_to].path, "', whose weight it shares");
+          fail(ErrorCode::Recipe, "device_map parts '", units[i].path, "' from '", units[units[i].tied_to].path,
+               "', whose weight it shares");
         result.reason[i] = "shares a weight with " + units[units[i].tied_to].path;
       } else {
         result.device[i] = named(devices, best->second.as_string()).budget.name;
@@ -103,7 +108,8 @@ Placement place(const std::vector<PlacementUnit>& units, const Value& device_map
       if (how != "sequential" && !all_on_cpu) {
         // Equal shares over the CUDA devices when all fits there, else each as full as it goes.
         const size_t cuda = devices.size() - (devices.back().budget.name == "cpu" ? 1 : 0);
-        const int64_t total = std::accumulate(units.begin(), units.end(), int64_t{0}, [](int64_t sum, const auto& u) { return sum + u.bytes; });
+        const int64_t total =
+            std::accumulate(units.begin(), units.end(), int64_t{0}, [](int64_t sum, const auto& u) { return sum + u.bytes; });
         // `auto` leaves devices out that are not needed; `balanced` uses all.
         size_t used = cuda;
         if (how == "auto") {
@@ -127,7 +133,8 @@ Placement place(const std::vector<PlacementUnit>& units, const Value& device_map
   if (!result.fits) {
     for (const auto& d : devices)
       if (d.used > d.budget.bytes)
-        result.advice = concat(d.budget.name, " needs ", human_bytes(d.used), " and has ", human_bytes(d.budget.bytes), ": ", human_bytes(d.used - d.budget.bytes), " too little");
+        result.advice = concat(d.budget.name, " needs ", human_bytes(d.used), " and has ", human_bytes(d.budget.bytes), ": ",
+                               human_bytes(d.used - d.budget.bytes), " too little");
     if (result.advice.empty()) result.advice = "the largest unit fits on no device";
   }
   return result;

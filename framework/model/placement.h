@@ -10,9 +10,9 @@
 namespace tenon::host {
 
 struct PlacementUnit {
-  std::string path;        // "model.embed_tokens", "model.layers.3", "lm_head"
-  int64_t bytes = 0;       // kept on its device for the whole run
-  int tied_to = -1;        // index of the unit it shares a weight with
+  std::string path;   // "model.embed_tokens", "model.layers.3", "lm_head"
+  int64_t bytes = 0;  // kept on its device for the whole run
+  int tied_to = -1;   // index of the unit it shares a weight with
 };
 
 struct Placement {
@@ -24,6 +24,7 @@ struct Placement {
 
 // device_map: auto | balanced | sequential | a device | a table "prefix" = device. budgets: usable bytes per device, CUDA devices first; `reserve` bytes of each device that
 // gets a unit are kept free for what is shared by its units (scratch, activations). Error(Recipe) for a map that names unknown devices or splits a block.
-Placement place(const std::vector<PlacementUnit>& units, const Value& device_map, const std::vector<DeviceBudget>& budgets, int64_t reserve);
+Placement place(const std::vector<PlacementUnit>& units, const Value& device_map, const std::vector<DeviceBudget>& budgets,
+                int64_t reserve);
 
 }  // namespace tenon::host

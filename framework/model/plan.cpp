@@ -27,14 +27,16 @@ Value Plan::to_json_value() const {
   for (const auto& d : devices) {
     Value row = Value::table();
     row.set("name", d.name), row.set("capacity", d.capacity), row.set("weights", d.weights), row.set("adapters", d.adapters);
-    row.set("gradients", d.gradients), row.set("optimizer", d.optimizer), row.set("activations", d.activations), row.set("total", d.total());
+    row.set("gradients", d.gradients), row.set("optimizer", d.optimizer), row.set("activations", d.activations),
+        row.set("total", d.total());
     device_list.as_list().push_back(row);
   }
   out.set("devices", device_list);
   Value module_list = Value::list();
   for (const auto& m : modules) {
     Value row = Value::table();
-    row.set("path", m.path), row.set("filler", m.filler), row.set("device", m.device), row.set("dtype", m.dtype), row.set("bytes", m.bytes), row.set("reason", m.reason);
+    row.set("path", m.path), row.set("filler", m.filler), row.set("device", m.device), row.set("dtype", m.dtype), row.set("bytes", m.bytes),
+        row.set("reason", m.reason);
     module_list.as_list().push_back(row);
   }
   out.set("modules", module_list);
@@ -84,17 +86,23 @@ std::string Plan::to_text() const {
   std::string out = fmt::format("{:<{}}  {:>5}  {:>10}  {:<12} {:<8} {}\n", "module", width, "count", "bytes", "filler", "device", "why");
   for (const auto& line : lines) {
     const std::string device = line.devices.size() <= 1 ? line.devices.front() : line.devices.front() + ".." + line.devices.back();
-    out += fmt::format("{:<{}}  {:>5}  {:>10}  {:<12} {:<8} {}\n", line.path, width, line.count, human_bytes(line.bytes), line.filler, device, line.reason);
+    out += fmt::format("{:<{}}  {:>5}  {:>10}  {:<12} {:<8} {}\n", line.path, width, line.count, human_bytes(line.bytes), line.filler,
+                       device, line.reason);
   }
-  out += fmt::format("\n{:<8}  {:>10}  {:>10}  {:>10}  {:>10}  {:>11}  {:>10}  {:>10}\n", "device", "weights", "adapters", "gradients", "optimizer", "activations", "total", "of");
+  out += fmt::format("\n{:<8}  {:>10}  {:>10}  {:>10}  {:>10}  {:>11}  {:>10}  {:>10}\n", "device", "weights", "adapters", "gradients",
+                     "optimizer", "activations", "total", "of");
   for (const auto& d : devices)
-    out += fmt::format("{:<8}  {:>10}  {:>10}  {:>10}  {:>10}  {:>11}  {:>10}  {:>10}\n", d.name, human_bytes(d.weights), human_bytes(d.adapters), human_bytes(d.gradients),
-                       human_bytes(d.optimizer), human_bytes(d.activations), human_bytes(d.total()), human_bytes(d.capacity));
-  out += fmt::format("\nparameters: {} in all, {} trainable ({:.4f} %), {} quantized ({:.1f} %)\n", human_count(parameters_total), human_count(parameters_trainable),
-                     parameters_total ? 100.0 * static_cast<double>(parameters_trainable) / static_cast<double>(parameters_total) : 0.0, human_count(parameters_quantized),
+    out += fmt::format("{:<8}  {:>10}  {:>10}  {:>10}  {:>10}  {:>11}  {:>10}  {:>10}\n", d.name, human_bytes(d.weights),
+                       human_bytes(d.adapters), human_bytes(d.gradients), human_bytes(d.optimizer), human_bytes(d.activations),
+                       human_bytes(d.total()), human_bytes(d.capacity));
+  out += fmt::format("\nparameters: {} in all, {} trainable ({:.4f} %), {} quantized ({:.1f} %)\n", human_count(parameters_total),
+                     human_count(parameters_trainable),
+                     parameters_total ? 100.0 * static_cast<double>(parameters_trainable) / static_cast<double>(parameters_total) : 0.0,
+                     human_count(parameters_quantized),
                      parameters_total ? 100.0 * static_cast<double>(parameters_quantized) / static_cast<double>(parameters_total) : 0.0);
   out += fmt::format("host memory: {} at its peak\n", human_bytes(totals.host_peak));
-  if (!recompute.empty()) out += fmt::format("gradient checkpointing: {} blocks are computed again in the backward pass\n", recompute.size());
+  if (!recompute.empty())
+    out += fmt::format("gradient checkpointing: {} blocks are computed again in the backward pass\n", recompute.size());
   if (!seams.empty()) {
     out += "seams:";
     for (const auto& [seam, chain] : seams) out += fmt::format(" {} = {};", seam, join(chain, " < "));

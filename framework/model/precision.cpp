@@ -26,7 +26,8 @@ DtypePolicy resolve_dtypes(at::ScalarType model_dtype, Purpose purpose) {
   policy.notes.push_back("the hidden state between blocks is float32: its sums keep their precision");
   if (purpose == Purpose::FullTraining) {
     policy.weights = at::kFloat;
-    policy.notes.push_back(concat("trained weights are float32, their products ", dtype_name(model_dtype), ": small updates would vanish in ", dtype_name(model_dtype)));
+    policy.notes.push_back(concat("trained weights are float32, their products ", dtype_name(model_dtype),
+                                  ": small updates would vanish in ", dtype_name(model_dtype)));
   } else {
     policy.notes.push_back("adapter weights are float32; embeddings and the output head stay as they are, being frozen");
   }

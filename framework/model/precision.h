@@ -17,9 +17,9 @@ enum class Purpose { Inference, AdapterTraining, FullTraining };
 
 struct DtypePolicy {
   Precision precision;
-  at::ScalarType weights = at::kFloat;   // dense slots
-  at::ScalarType norms = at::kFloat;     // and other dense tensors
-  std::vector<std::string> notes;        // what differs from model.dtype, and why
+  at::ScalarType weights = at::kFloat;  // dense slots
+  at::ScalarType norms = at::kFloat;    // and other dense tensors
+  std::vector<std::string> notes;       // what differs from model.dtype, and why
 };
 
 DtypePolicy resolve_dtypes(at::ScalarType model_dtype, Purpose purpose);

@@ -31,20 +31,27 @@ struct QuantizedLinear : torch::autograd::Function<QuantizedLinear> {
     auto holder = c10::static_intrusive_pointer_cast<FillerHolder>(ctx->saved_data["filler"].toCapsule());
     const QuantizedFiller& f = *holder->filler;
     at::Tensor dx;
-    call_plugin(f.quantizer_name(), "grad_input", f.spec().path, [&] { dx = f.quantizer().grad_input(f.spec(), grads[0].contiguous(), f.tensors()); });
+    call_plugin(f.quantizer_name(), "grad_input", f.spec().path,
+                [&] { dx = f.quantizer().grad_input(f.spec(), grads[0].contiguous(), f.tensors()); });
     return {dx, {}};
   }
 };
 
 }  // namespace
 
-QuantizedFiller::QuantizedFiller(SlotSpec spec, std::string name, std::shared_ptr<const Quantizer> quantizer, Tensors tensors, at::Tensor bias)
-    : spec_(std::move(spec)), name_(std::move(name)), quantizer_(std::move(quantizer)), tensors_(std::move(tensors)), bias_(std::move(bias)) {}
+QuantizedFiller::QuantizedFiller(SlotSpec spec, std::string name, std::shared_ptr<const Quantizer> quantizer, Tensors tensors,
+                                 at::Tensor bias)
+    : spec_(std::move(spec)),
+      name_(std::move(name)),
+      quantizer_(std::move(quantizer)),
+      tensors_(std::move(tensors)),
+      bias_(std::move(bias)) {}
 
 at::Tensor QuantizedFiller::linear(const at::Tensor& x) {
   const bool record = at::GradMode::is_enabled() && x.requires_grad();
   at::Tensor y;
-  if (record) y = QuantizedLinear::apply(x, this);
+  if (record)
+    y = QuantizedLinear::apply(x, this);
   else {
     at::NoGradGuard no_grad;
     y = multiply(*this, x);

@@ -27,7 +27,8 @@ at::Tensor initial_weight(const SlotSpec& slot, at::ScalarType dtype, double ran
 }
 
 at::Tensor initial_dense(const DenseSpec& dense, at::ScalarType dtype) {
-  return dense.kind == DenseKind::Norm ? at::ones(dense.shape, at::TensorOptions().dtype(dtype)) : at::zeros(dense.shape, at::TensorOptions().dtype(dtype));
+  return dense.kind == DenseKind::Norm ? at::ones(dense.shape, at::TensorOptions().dtype(dtype))
+                                       : at::zeros(dense.shape, at::TensorOptions().dtype(dtype));
 }
 
 }  // namespace tenon::host

@@ -26,25 +26,32 @@ std::unique_ptr<TextCodec> load_text(const Recipe& recipe, Registry& registry, c
   const fs::path folder = checkpoint.folder();
   if (!fs::exists(folder / "tokenizer.json")) {
     if (required)
-      fail(ErrorCode::Data, "'", folder.string(), "' has no tokenizer.json", fs::exists(folder / "tokenizer.model") ? ": it has only tokenizer.model; save it once with a fast tokenizer" : "");
+      fail(ErrorCode::Data, "'", folder.string(), "' has no tokenizer.json",
+           fs::exists(folder / "tokenizer.model") ? ": it has only tokenizer.model; save it once with a fast tokenizer" : "");
     return nullptr;
   }
   try {
     TextFiles files;
     files.folder = folder.string();
     files.tokenizer_json = read_file(folder / "tokenizer.json");
-    files.tokenizer_config = fs::exists(folder / "tokenizer_config.json") ? read_json_file(folder / "tokenizer_config.json") : Value::table();
+    files.tokenizer_config =
+        fs::exists(folder / "tokenizer_config.json") ? read_json_file(folder / "tokenizer_config.json") : Value::table();
     // As transformers: the map counts where the config lists no added tokens, and then it wins.
     if (fs::exists(folder / "special_tokens_map.json") && !files.tokenizer_config.find_set("added_tokens_decoder")) {
       const Value special = read_json_file(folder / "special_tokens_map.json");
       for (const auto& [key, value] : special.as_table()) files.tokenizer_config.set(key, value);
     }
     // Some tokenizer classes follow from the architecture.
-    if (const Value* type = checkpoint.config().find_set("model_type"); type && !files.tokenizer_config.find_set("model_type")) files.tokenizer_config.set("model_type", *type);
-    if (!recipe.text.chat_template.empty()) files.chat_template = read_file(recipe.text.chat_template);
-    else if (fs::exists(folder / "chat_template.jinja")) files.chat_template = read_file(folder / "chat_template.jinja");
-    else if (fs::exists(folder / "chat_template.json")) files.chat_template = template_of(read_json_file(folder / "chat_template.json"));
-    else files.chat_template = template_of(files.tokenizer_config);
+    if (const Value* type = checkpoint.config().find_set("model_type"); type && !files.tokenizer_config.find_set("model_type"))
+      files.tokenizer_config.set("model_type", *type);
+    if (!recipe.text.chat_template.empty())
+      files.chat_template = read_file(recipe.text.chat_template);
+    else if (fs::exists(folder / "chat_template.jinja"))
+      files.chat_template = read_file(folder / "chat_template.jinja");
+    else if (fs::exists(folder / "chat_template.json"))
+      files.chat_template = template_of(read_json_file(folder / "chat_template.json"));
+    else
+      files.chat_template = template_of(files.tokenizer_config);
     files.add_tokens = recipe.text.add_tokens;
     const auto& provider = registry.text_codec(recipe.text.type);
     std::unique_ptr<TextCodec> codec;

@@ -23,7 +23,9 @@ __attribute__((tls_model("initial-exec"))) thread_local const Crumb* current = n
 
 class Trail {
  public:
-  Trail(const std::string& id, const char* call, const std::string& subject) : crumb_{id.c_str(), call, subject.c_str(), current} { current = &crumb_; }
+  Trail(const std::string& id, const char* call, const std::string& subject) : crumb_{id.c_str(), call, subject.c_str(), current} {
+    current = &crumb_;
+  }
   Trail(const Trail&) = delete;
   Trail& operator=(const Trail&) = delete;
   ~Trail() { current = crumb_.outer; }
@@ -38,7 +40,11 @@ void say(const char* text) {
 
 // Async-signal-safe calls only.
 void on_fatal_signal(int signal) {
-  const char* name = signal == SIGSEGV ? "segmentation fault" : signal == SIGBUS ? "bus error" : signal == SIGFPE ? "arithmetic error" : signal == SIGILL ? "illegal instruction" : "abort";
+  const char* name = signal == SIGSEGV  ? "segmentation fault"
+                     : signal == SIGBUS ? "bus error"
+                     : signal == SIGFPE ? "arithmetic error"
+                     : signal == SIGILL ? "illegal instruction"
+                                        : "abort";
   say("\nerror: ");
   say(name);
   if (current) {
@@ -71,7 +77,8 @@ void call_plugin(const std::string& id, const char* call, const std::string& sub
   } catch (const std::exception& error) {
     // c10::Error puts a backtrace behind the first line.
     const std::string text = error.what();
-    fail(ErrorCode::Plugin, "plugin ", id, ": ", call, subject.empty() ? "" : " " + subject, ": ", text.substr(0, text.find("\nException raised from")));
+    fail(ErrorCode::Plugin, "plugin ", id, ": ", call, subject.empty() ? "" : " " + subject, ": ",
+         text.substr(0, text.find("\nException raised from")));
   } catch (...) {
     fail(ErrorCode::Plugin, "plugin ", id, ": ", call, subject.empty() ? "" : " " + subject, ": threw something that is no exception");
   }

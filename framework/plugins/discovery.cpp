@@ -29,7 +29,8 @@ fs::path own_file() {
   Dl_info info{};
   link_map* map = nullptr;
   std::error_code error;
-  if (::dladdr1(&here, &info, reinterpret_cast<void**>(&map), RTLD_DL_LINKMAP) != 0 && map && map->l_name && map->l_name[0] != '\0') return fs::canonical(map->l_name, error);
+  if (::dladdr1(&here, &info, reinterpret_cast<void**>(&map), RTLD_DL_LINKMAP) != 0 && map && map->l_name && map->l_name[0] != '\0')
+    return fs::canonical(map->l_name, error);
   return fs::canonical("/proc/self/exe", error);
 }
 
@@ -96,7 +97,9 @@ class Search {
       plugin.provides = read_provides(*plugin.manifest, problems);
       for (auto& problem : problems) reject(plugin, std::move(problem));
     }
-    if (std::string problem = permission_problem(plugin.path, plugin.origin == "bundled" ? Trust::Bundled : Trust::Strict); !problem.empty()) reject(plugin, std::move(problem));
+    if (std::string problem = permission_problem(plugin.path, plugin.origin == "bundled" ? Trust::Bundled : Trust::Strict);
+        !problem.empty())
+      reject(plugin, std::move(problem));
     if (was_shadowed) plugin.state = PluginState::Shadowed;
   }
 
@@ -110,9 +113,11 @@ class Search {
     }
     for (const auto& provides : plugin.provides) {
       const std::string name = provides.kind + ":" + provides.name;
-      if (plugin.origin == "bundled") bundled_names_.emplace(name, plugin.path);
+      if (plugin.origin == "bundled")
+        bundled_names_.emplace(name, plugin.path);
       else if (const auto taken = bundled_names_.find(name); taken != bundled_names_.end())
-        reject(plugin, "it provides " + provides.kind + " '" + provides.name + "', a name reserved for the bundled " + taken->second.filename().string() + ": give it another name");
+        reject(plugin, "it provides " + provides.kind + " '" + provides.name + "', a name reserved for the bundled " +
+                           taken->second.filename().string() + ": give it another name");
     }
   }
 
@@ -134,7 +139,8 @@ std::string PluginFile::id() const { return manifest ? field_text(manifest->id, 
 std::vector<PluginFolder> plugin_folders(const SearchPath& search) {
   const fs::path own = own_file();
   const bool in_library = own.extension() == ".so" || own.filename().string().find(".so.") != std::string::npos;
-  std::vector<PluginFolder> folders = {{(in_library ? own.parent_path() : own.parent_path().parent_path() / "lib") / "tenon" / "plugins", "bundled"}};
+  std::vector<PluginFolder> folders = {
+      {(in_library ? own.parent_path() : own.parent_path().parent_path() / "lib") / "tenon" / "plugins", "bundled"}};
   if (search.bundled_only || raised_privileges()) return folders;
   if (const fs::path user = user_folder(); !user.empty()) folders.push_back({user, "user"});
   if (const char* path = ::secure_getenv("TENON_PLUGIN_PATH"))
@@ -148,7 +154,8 @@ Discovery discover_plugins(const SearchPath& search) {
   Discovery found;
   Search files(found);
   for (const auto& folder : plugin_folders(search)) {
-    if (folder.origin == "--plugin-dir" && !fs::is_directory(folder.path)) fail(ErrorCode::Usage, "--plugin-dir: '", folder.path.string(), "' is no folder");
+    if (folder.origin == "--plugin-dir" && !fs::is_directory(folder.path))
+      fail(ErrorCode::Usage, "--plugin-dir: '", folder.path.string(), "' is no folder");
     files.add_folder(folder.path, folder.origin);
   }
   if (search.bundled_only || raised_privileges()) return found;

@@ -19,12 +19,12 @@ struct Provides {
 enum class PluginState { Available, Rejected, Shadowed };
 
 struct PluginFile {
-  std::filesystem::path path;       // absolute; empty for a built-in one
-  std::optional<Manifest> manifest; // absent when unreadable
+  std::filesystem::path path;        // absolute; empty for a built-in one
+  std::optional<Manifest> manifest;  // absent when unreadable
   std::vector<Provides> provides;
   PluginState state = PluginState::Available;
-  std::vector<std::string> reasons; // why rejected or shadowed, all of them
-  std::string origin;               // "bundled", "user", "TENON_PLUGIN_PATH", "--plugin-dir", "--plugin"
+  std::vector<std::string> reasons;  // why rejected or shadowed, all of them
+  std::string origin;                // "bundled", "user", "TENON_PLUGIN_PATH", "--plugin-dir", "--plugin"
   std::string id() const;
 };
 
@@ -35,7 +35,7 @@ struct SearchPath {
 };
 
 struct Discovery {
-  std::vector<PluginFile> files;                    // in search order
+  std::vector<PluginFile> files;  // in search order
 };
 
 struct PluginFolder {

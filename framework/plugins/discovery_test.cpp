@@ -38,7 +38,9 @@ std::vector<PluginFile> found_in(const fs::path& folder, SearchPath search) {
     if (file.path.parent_path() == folder) files.push_back(file);
   return files;
 }
-std::vector<PluginFile> found_in(const Folder& folder) { return found_in(folder.path(), {.plugin_dirs = {folder.path()}, .plugin_files = {}, .bundled_only = false}); }
+std::vector<PluginFile> found_in(const Folder& folder) {
+  return found_in(folder.path(), {.plugin_dirs = {folder.path()}, .plugin_files = {}, .bundled_only = false});
+}
 
 bool has_reason(const PluginFile& file, const std::string& part) {
   for (const auto& reason : file.reasons)
@@ -77,10 +79,10 @@ TEST_CASE("what is no plugin is rejected with the reason, and never crashes the 
     CHECK(file.state == PluginState::Rejected);
     CHECK_FALSE(file.reasons.empty());
   }
-  CHECK(has_reason(files[0], "damaged or cut off"));         // cut
-  CHECK(has_reason(files[1], "No such file"));               // dangling
-  CHECK(has_reason(files[2], "not an ELF file"));            // empty
-  CHECK(has_reason(files[3], "it is a folder"));             // folder
+  CHECK(has_reason(files[0], "damaged or cut off"));  // cut
+  CHECK(has_reason(files[1], "No such file"));        // dangling
+  CHECK(has_reason(files[2], "not an ELF file"));     // empty
+  CHECK(has_reason(files[3], "it is a folder"));      // folder
   CHECK(has_reason(files[4], "it has no section .tenonplugin"));
   CHECK(has_reason(files[5], "not an ELF file"));
 }
@@ -128,7 +130,8 @@ TEST_CASE("the same file twice, and an id twice, are listed as shadowed") {
 
 TEST_CASE("names of bundled plugins are reserved") {
   const auto bundled = discover_plugins({.plugin_dirs = {}, .plugin_files = {}, .bundled_only = true}).files;
-  const auto taken = std::find_if(bundled.begin(), bundled.end(), [](const PluginFile& f) { return f.state == PluginState::Available && !f.provides.empty(); });
+  const auto taken = std::find_if(bundled.begin(), bundled.end(),
+                                  [](const PluginFile& f) { return f.state == PluginState::Available && !f.provides.empty(); });
   if (taken == bundled.end()) {
     MESSAGE("SKIP: no bundled plugin is built");
     return;
@@ -168,6 +171,8 @@ TEST_CASE("the search path is what was named, never the working directory") {
   CHECK(found_in(folder.path(), {.plugin_dirs = {}, .plugin_files = {}, .bundled_only = true}).empty());
   ::unsetenv("TENON_PLUGIN_PATH");
   ::unsetenv("XDG_DATA_HOME");
-  CHECK_THROWS_WITH_AS(discover_plugins({.plugin_dirs = {folder.path() / "none"}, .plugin_files = {}, .bundled_only = false}), doctest::Contains("is no folder"), Error);
-  CHECK_THROWS_WITH_AS(discover_plugins({.plugin_dirs = {}, .plugin_files = {folder.path() / "none.so"}, .bundled_only = false}), doctest::Contains("there is no file"), Error);
+  CHECK_THROWS_WITH_AS(discover_plugins({.plugin_dirs = {folder.path() / "none"}, .plugin_files = {}, .bundled_only = false}),
+                       doctest::Contains("is no folder"), Error);
+  CHECK_THROWS_WITH_AS(discover_plugins({.plugin_dirs = {}, .plugin_files = {folder.path() / "none.so"}, .bundled_only = false}),
+                       doctest::Contains("there is no file"), Error);
 }

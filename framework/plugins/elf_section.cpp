@@ -31,8 +31,8 @@ std::optional<std::span<const std::byte>> part(std::span<const std::byte> file, 
 }
 
 bool is_named(std::span<const std::byte> names, uint32_t offset, std::string_view name) {
-  return names.size() > name.size() && offset < names.size() - name.size() && std::memcmp(names.data() + offset, name.data(), name.size()) == 0 &&
-         names[offset + name.size()] == std::byte{0};
+  return names.size() > name.size() && offset < names.size() - name.size() &&
+         std::memcmp(names.data() + offset, name.data(), name.size()) == 0 && names[offset + name.size()] == std::byte{0};
 }
 
 }  // namespace
@@ -40,7 +40,8 @@ bool is_named(std::span<const std::byte> names, uint32_t offset, std::string_vie
 ElfSection find_elf_section(std::span<const std::byte> file, std::string_view name) {
   const auto header = read_at<Elf64_Ehdr>(file, 0);
   if (!header || std::memcmp(header->e_ident, ELFMAG, SELFMAG) != 0) return {{}, "not an ELF file"};
-  if (header->e_ident[EI_CLASS] != ELFCLASS64 || header->e_ident[EI_DATA] != ELFDATA2LSB || header->e_machine != kMachine) return {{}, "built for another kind of machine"};
+  if (header->e_ident[EI_CLASS] != ELFCLASS64 || header->e_ident[EI_DATA] != ELFDATA2LSB || header->e_machine != kMachine)
+    return {{}, "built for another kind of machine"};
   if (header->e_type != ET_DYN) return {{}, "not a shared library"};
   if (header->e_shoff == 0 || header->e_shnum == 0) return {{}, "it has no section table"};
   if (header->e_shentsize != sizeof(Elf64_Shdr)) return {{}, "damaged: its section table has entries of a wrong size"};

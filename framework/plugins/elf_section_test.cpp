@@ -27,11 +27,30 @@ struct TinyElf {
     header.e_shnum = 3;
     header.e_shstrndx = 2;
     header.e_shoff = sizeof header + payload.size() + names.size();
-    sections[1] = {.sh_name = 1, .sh_type = SHT_PROGBITS, .sh_flags = 0, .sh_addr = 0, .sh_offset = sizeof header, .sh_size = payload.size(), .sh_link = 0, .sh_info = 0, .sh_addralign = 1, .sh_entsize = 0};
-    sections[2] = {.sh_name = 7, .sh_type = SHT_STRTAB, .sh_flags = 0, .sh_addr = 0, .sh_offset = sizeof header + payload.size(), .sh_size = names.size(), .sh_link = 0, .sh_info = 0, .sh_addralign = 1, .sh_entsize = 0};
+    sections[1] = {.sh_name = 1,
+                   .sh_type = SHT_PROGBITS,
+                   .sh_flags = 0,
+                   .sh_addr = 0,
+                   .sh_offset = sizeof header,
+                   .sh_size = payload.size(),
+                   .sh_link = 0,
+                   .sh_info = 0,
+                   .sh_addralign = 1,
+                   .sh_entsize = 0};
+    sections[2] = {.sh_name = 7,
+                   .sh_type = SHT_STRTAB,
+                   .sh_flags = 0,
+                   .sh_addr = 0,
+                   .sh_offset = sizeof header + payload.size(),
+                   .sh_size = names.size(),
+                   .sh_link = 0,
+                   .sh_info = 0,
+                   .sh_addralign = 1,
+                   .sh_entsize = 0};
   }
   std::string bytes() const {
-    return std::string(reinterpret_cast<const char*>(&header), sizeof header) + payload + names + std::string(reinterpret_cast<const char*>(sections), sizeof sections);
+    return std::string(reinterpret_cast<const char*>(&header), sizeof header) + payload + names +
+           std::string(reinterpret_cast<const char*>(sections), sizeof sections);
   }
 };
 
@@ -72,7 +91,8 @@ TEST_CASE("files that lie about themselves are refused with a reason") {
   CHECK(problem_after([](TinyElf& e) { e.header.e_shstrndx = 3; }).find("outside the file") != std::string::npos);
   CHECK(problem_after([](TinyElf& e) { e.sections[2].sh_size = ~uint64_t{0}; }).find("section names lie outside") != std::string::npos);
   CHECK(problem_after([](TinyElf& e) { e.sections[1].sh_size = 1 << 20; }) == "damaged or cut off: section .mine lies outside the file");
-  CHECK(problem_after([](TinyElf& e) { e.sections[1].sh_offset = ~uint64_t{0} - 3; }) == "damaged or cut off: section .mine lies outside the file");
+  CHECK(problem_after([](TinyElf& e) { e.sections[1].sh_offset = ~uint64_t{0} - 3; }) ==
+        "damaged or cut off: section .mine lies outside the file");
   CHECK(problem_after([](TinyElf& e) { e.sections[1].sh_type = SHT_NOBITS; }) == "damaged or cut off: section .mine lies outside the file");
   CHECK(problem_after([](TinyElf& e) { e.sections[1].sh_name = 0xffffffff; }) == "no tenon plugin: it has no section .mine");
 }

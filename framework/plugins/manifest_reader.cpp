@@ -14,7 +14,8 @@ namespace {
 constexpr const char* kKinds[] = {"quantizer", "architecture", "patch", "adapter", "objective", "text"};
 
 bool is_name(const std::string& text) {
-  return !text.empty() && std::all_of(text.begin(), text.end(), [](unsigned char c) { return std::isalnum(c) || c == '_' || c == '-' || c == '.'; });
+  return !text.empty() &&
+         std::all_of(text.begin(), text.end(), [](unsigned char c) { return std::isalnum(c) || c == '_' || c == '-' || c == '.'; });
 }
 
 bool is_terminated(const char* field, size_t size) { return std::memchr(field, 0, size) != nullptr; }
@@ -55,15 +56,19 @@ ManifestReading read_manifest(std::span<const std::byte> file) {
   Manifest manifest{};
   std::memcpy(static_cast<void*>(&manifest), bytes.data(), kHead);
   if (manifest.schema != kManifestSchema)
-    return refuse(concat("its manifest has schema ", manifest.schema, ", this host reads schema ", kManifestSchema, ": rebuild it against this host's SDK"));
-  if (manifest.size != sizeof(Manifest)) return refuse(concat("its manifest says ", manifest.size, " bytes, schema 1 has ", sizeof(Manifest)));
+    return refuse(concat("its manifest has schema ", manifest.schema, ", this host reads schema ", kManifestSchema,
+                         ": rebuild it against this host's SDK"));
+  if (manifest.size != sizeof(Manifest))
+    return refuse(concat("its manifest says ", manifest.size, " bytes, schema 1 has ", sizeof(Manifest)));
   if (bytes.size() < sizeof(Manifest)) return refuse("its manifest is cut off");
   std::memcpy(static_cast<void*>(&manifest), bytes.data(), sizeof(Manifest));
   bool is_whole = is_terminated(manifest.id, sizeof manifest.id) && is_terminated(manifest.version, sizeof manifest.version) &&
                   is_terminated(manifest.license, sizeof manifest.license) && is_terminated(manifest.compiler, sizeof manifest.compiler);
   for (const auto& row : manifest.provides) is_whole = is_whole && is_terminated(row, sizeof row);
   if (!is_whole) return refuse("its manifest holds a text without an end");
-  if (!is_name(manifest.id)) reading.problems.push_back("its id '" + field_text(manifest.id, sizeof manifest.id) + "' is no id: letters, digits, '.', '_' and '-' make one, as in org.example.mine");
+  if (!is_name(manifest.id))
+    reading.problems.push_back("its id '" + field_text(manifest.id, sizeof manifest.id) +
+                               "' is no id: letters, digits, '.', '_' and '-' make one, as in org.example.mine");
   reading.manifest = manifest;
   return reading;
 }
@@ -79,13 +84,16 @@ std::vector<Provides> read_provides(const Manifest& manifest, std::vector<std::s
     provides.kind = parts[0].substr(0, colon);
     if (colon != std::string::npos) provides.name = parts[0].substr(colon + 1);
     if (std::find(std::begin(kKinds), std::end(kKinds), provides.kind) == std::end(kKinds) || !is_name(provides.name)) {
-      problems.push_back("it provides '" + text + "', which is not kind:name with a kind of " + join({std::begin(kKinds), std::end(kKinds)}, ", "));
+      problems.push_back("it provides '" + text + "', which is not kind:name with a kind of " +
+                         join({std::begin(kKinds), std::end(kKinds)}, ", "));
       continue;
     }
     for (size_t i = 1; i < parts.size(); ++i) {
       const size_t equals = parts[i].find('=');
-      if (equals == std::string::npos) problems.push_back("it provides '" + text + "': '" + parts[i] + "' is not key=value");
-      else provides.attributes.emplace_back(parts[i].substr(0, equals), parts[i].substr(equals + 1));
+      if (equals == std::string::npos)
+        problems.push_back("it provides '" + text + "': '" + parts[i] + "' is not key=value");
+      else
+        provides.attributes.emplace_back(parts[i].substr(0, equals), parts[i].substr(equals + 1));
     }
     all.push_back(std::move(provides));
   }

@@ -66,20 +66,26 @@ TEST_CASE("a manifest is read from the library's file") {
 
 TEST_CASE("a manifest of a wrong form says what is wrong with it") {
   CHECK(problem_after([](Manifest& m) { m.magic[3] = 'x'; }).find("magic bytes are missing") != std::string::npos);
-  CHECK(problem_after([](Manifest& m) { m.schema = 7; }) == "its manifest has schema 7, this host reads schema 1: rebuild it against this host's SDK");
+  CHECK(problem_after([](Manifest& m) { m.schema = 7; }) ==
+        "its manifest has schema 7, this host reads schema 1: rebuild it against this host's SDK");
   CHECK(problem_after([](Manifest& m) { m.size = 12; }) == concat("its manifest says 12 bytes, schema 1 has ", sizeof(Manifest)));
   CHECK(problem_after([](Manifest& m) { std::fill(std::begin(m.id), std::end(m.id), 'i'); }) == "its manifest holds a text without an end");
-  CHECK(problem_after([](Manifest& m) { std::fill(std::begin(m.version), std::end(m.version), 'i'); }) == "its manifest holds a text without an end");
-  CHECK(problem_after([](Manifest& m) { std::fill(std::begin(m.license), std::end(m.license), 'i'); }) == "its manifest holds a text without an end");
-  CHECK(problem_after([](Manifest& m) { std::fill(std::begin(m.compiler), std::end(m.compiler), 'i'); }) == "its manifest holds a text without an end");
-  CHECK(problem_after([](Manifest& m) { std::fill(std::begin(m.provides[31]), std::end(m.provides[31]), 'i'); }) == "its manifest holds a text without an end");
+  CHECK(problem_after([](Manifest& m) { std::fill(std::begin(m.version), std::end(m.version), 'i'); }) ==
+        "its manifest holds a text without an end");
+  CHECK(problem_after([](Manifest& m) { std::fill(std::begin(m.license), std::end(m.license), 'i'); }) ==
+        "its manifest holds a text without an end");
+  CHECK(problem_after([](Manifest& m) { std::fill(std::begin(m.compiler), std::end(m.compiler), 'i'); }) ==
+        "its manifest holds a text without an end");
+  CHECK(problem_after([](Manifest& m) { std::fill(std::begin(m.provides[31]), std::end(m.provides[31]), 'i'); }) ==
+        "its manifest holds a text without an end");
   CHECK(problem_after([](Manifest& m) { m.id[0] = '\n'; }).rfind("its id '?rg.example.good' is no id", 0) == 0);
 }
 
 TEST_CASE("each field that would break has a message of its own, with a remedy") {
   check_single([](Manifest& m) { m.tier = 2; }, "built for the stable tier, which this host does not load");
   check_single([](Manifest& m) { m.tier = 9; }, "its tier 9 is unknown to this host");
-  check_single([](Manifest& m) { m.torch_abi -= uint64_t{1} << 48; }, concat("built for LibTorch ", TORCH_VERSION_MAJOR, ".", TORCH_VERSION_MINOR - 1, "."));
+  check_single([](Manifest& m) { m.torch_abi -= uint64_t{1} << 48; },
+               concat("built for LibTorch ", TORCH_VERSION_MAJOR, ".", TORCH_VERSION_MINOR - 1, "."));
   check_single([](Manifest& m) { m.torch_abi += 1; }, "of another variant, this host runs");
   check_single([](Manifest& m) { m.sdk_major += 1; }, "built against SDK 1.");
   check_single([](Manifest& m) { m.sdk_minor += 1; }, "rebuild it against this host's headers");

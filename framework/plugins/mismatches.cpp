@@ -16,7 +16,8 @@ std::string compiler_name(uint32_t compiler) { return compiler == 1 ? "g++" : co
 
 std::string sanitizer_names(uint32_t bits) {
   if (bits == 0) return "without sanitizers";
-  return concat("with ", bits & 1 ? "AddressSanitizer" : "", (bits & 3) == 3 ? " and " : "", bits & 2 ? "ThreadSanitizer" : "", bits & ~3u ? "an unknown sanitizer" : "");
+  return concat("with ", bits & 1 ? "AddressSanitizer" : "", (bits & 3) == 3 ? " and " : "", bits & 2 ? "ThreadSanitizer" : "",
+                bits & ~3u ? "an unknown sanitizer" : "");
 }
 
 std::string language_name(int64_t language) {
@@ -48,19 +49,23 @@ std::vector<std::string> manifest_mismatches(const Manifest& manifest) {
     refuse("built against SDK ", manifest.sdk_major, ".", manifest.sdk_minor, ", this host has SDK ", TENON_SDK_MAJOR, ".", TENON_SDK_MINOR,
            ": rebuild it against this host's headers");
   else if (manifest.sdk_hash != TENON_SDK_HASH)
-    refuse("built against other headers of SDK ", TENON_SDK_MAJOR, ".", TENON_SDK_MINOR, " than this host: rebuild it against this host's headers");
+    refuse("built against other headers of SDK ", TENON_SDK_MAJOR, ".", TENON_SDK_MINOR,
+           " than this host: rebuild it against this host's headers");
   if (manifest.cxx.compiler != host.compiler)
-    refuse("built with ", compiler_name(manifest.cxx.compiler), " (", field_text(manifest.compiler, sizeof manifest.compiler), "), this host with ", compiler_name(host.compiler),
-           ": a native plugin needs the same compiler family");
+    refuse("built with ", compiler_name(manifest.cxx.compiler), " (", field_text(manifest.compiler, sizeof manifest.compiler),
+           "), this host with ", compiler_name(host.compiler), ": a native plugin needs the same compiler family");
   if (manifest.cxx.gxx_abi != host.gxx_abi)
-    refuse("built with C++ ABI ", manifest.cxx.gxx_abi, " (", field_text(manifest.compiler, sizeof manifest.compiler), "), this host with ", host.gxx_abi,
-           ": rebuild it with this host's compiler or the same -fabi-version");
+    refuse("built with C++ ABI ", manifest.cxx.gxx_abi, " (", field_text(manifest.compiler, sizeof manifest.compiler), "), this host with ",
+           host.gxx_abi, ": rebuild it with this host's compiler or the same -fabi-version");
   if (manifest.cxx.cxx11_strings != host.cxx11_strings)
-    refuse("built with _GLIBCXX_USE_CXX11_ABI=", manifest.cxx.cxx11_strings, ", this host with ", host.cxx11_strings, ": rebuild it with -D_GLIBCXX_USE_CXX11_ABI=", host.cxx11_strings);
+    refuse("built with _GLIBCXX_USE_CXX11_ABI=", manifest.cxx.cxx11_strings, ", this host with ", host.cxx11_strings,
+           ": rebuild it with -D_GLIBCXX_USE_CXX11_ABI=", host.cxx11_strings);
   if (manifest.cxx.language != host.language)
-    refuse("compiled as ", language_name(manifest.cxx.language), ", this host as ", language_name(host.language), ": rebuild it with -std=c++", host.language / 100 % 100);
+    refuse("compiled as ", language_name(manifest.cxx.language), ", this host as ", language_name(host.language),
+           ": rebuild it with -std=c++", host.language / 100 % 100);
   if (manifest.cxx.sanitizers != host.sanitizers)
-    refuse("built ", sanitizer_names(manifest.cxx.sanitizers), ", this host ", sanitizer_names(host.sanitizers), ": rebuild it with the host's sanitizers");
+    refuse("built ", sanitizer_names(manifest.cxx.sanitizers), ", this host ", sanitizer_names(host.sanitizers),
+           ": rebuild it with the host's sanitizers");
   return reasons;
 }
 

@@ -41,7 +41,9 @@ std::string problem_of(const std::filesystem::path& path, Trust trust) {
   const char* what = is_folder ? "its folder '" : "'";
   if (!is_folder && !S_ISREG(info.st_mode)) return concat("'", path.string(), "' is not a regular file");
   const bool owner_is_fine = info.st_uid == 0 || info.st_uid == ::geteuid() || (trust == Trust::Bundled && owner_of_host() == info.st_uid);
-  if (!owner_is_fine) return concat(what, path.string(), "' belongs to ", user_name(info.st_uid), ", not to you or root: copy the plugin to a place of your own");
+  if (!owner_is_fine)
+    return concat(what, path.string(), "' belongs to ", user_name(info.st_uid),
+                  ", not to you or root: copy the plugin to a place of your own");
   // In a sticky folder such as /tmp others can add files, not replace ours.
   if (is_folder && (info.st_mode & S_ISVTX)) return "";
   if (info.st_mode & S_IWOTH) return concat(what, path.string(), "' can be written to by everyone: chmod o-w '", path.string(), "'");

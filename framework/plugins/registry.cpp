@@ -65,16 +65,18 @@ std::string reasons_text(const PluginFile& file) {
 
 struct Registry::Impl {
   Discovery discovery;
-  std::map<std::string, void (*)(Registrar*)> builtin_entries;       // by id
-  std::map<std::string, std::unique_ptr<Registrar>> loaded;          // by id
+  std::map<std::string, void (*)(Registrar*)> builtin_entries;  // by id
+  std::map<std::string, std::unique_ptr<Registrar>> loaded;     // by id
   std::recursive_mutex mutex;
 
   // Available files that provide a name; two of them contradict each other.
-  std::vector<const PluginFile*> providing(const std::string& kind, const std::string& name, PluginState state = PluginState::Available) const {
+  std::vector<const PluginFile*> providing(const std::string& kind, const std::string& name,
+                                           PluginState state = PluginState::Available) const {
     std::vector<const PluginFile*> found;
     for (const auto& file : discovery.files)
-      if (file.state == state && std::any_of(file.provides.begin(), file.provides.end(),
-                                             [&](const Provides& p) { return p.kind == kind && normal(kind, p.name) == normal(kind, name); }))
+      if (file.state == state && std::any_of(file.provides.begin(), file.provides.end(), [&](const Provides& p) {
+            return p.kind == kind && normal(kind, p.name) == normal(kind, name);
+          }))
         found.push_back(&file);
     return found;
   }
@@ -93,7 +95,8 @@ struct Registry::Impl {
     const auto all = names(kind);
     std::string text = concat("there is no ", kind, " '", name, "'", did_you_mean(name, all));
     if (nearest(name, all, 1).empty()) text += all.empty() ? ": no plugin here provides any" : ", there are: " + join(all, ", ");
-    for (const auto* file : providing(kind, name, PluginState::Rejected)) text += "\n  it is provided by a plugin that was refused, " + reasons_text(*file);
+    for (const auto* file : providing(kind, name, PluginState::Rejected))
+      text += "\n  it is provided by a plugin that was refused, " + reasons_text(*file);
     throw Error(ErrorCode::Plugin, text);
   }
 
@@ -101,7 +104,8 @@ struct Registry::Impl {
     const auto found = providing(kind, name);
     if (found.empty()) fail_unknown(kind, name);
     if (found.size() > 1)
-      fail(ErrorCode::Plugin, "two plugins provide ", kind, " '", name, "': ", found[0]->path.string(), " and ", found[1]->path.string(), ": keep one of them, or give one another name");
+      fail(ErrorCode::Plugin, "two plugins provide ", kind, " '", name, "': ", found[0]->path.string(), " and ", found[1]->path.string(),
+           ": keep one of them, or give one another name");
     return *found.front();
   }
 
@@ -127,9 +131,11 @@ struct Registry::Impl {
   }
 };
 
-Registry::Registry(Discovery discovery) : impl_(new Impl{.discovery = std::move(discovery), .builtin_entries = {}, .loaded = {}, .mutex = {}}) {
+Registry::Registry(Discovery discovery)
+    : impl_(new Impl{.discovery = std::move(discovery), .builtin_entries = {}, .loaded = {}, .mutex = {}}) {
   for (const auto& file : impl_->discovery.files)
-    if (file.origin == "--plugin" && file.state == PluginState::Rejected) fail(ErrorCode::Plugin, "--plugin cannot be used, ", reasons_text(file));
+    if (file.origin == "--plugin" && file.state == PluginState::Rejected)
+      fail(ErrorCode::Plugin, "--plugin cannot be used, ", reasons_text(file));
 }
 
 Registry::~Registry() = default;
@@ -154,14 +160,19 @@ const Provider<Quantizer>& Registry::quantizer(const std::string& name) { return
 const Provider<Architecture>& Registry::architecture(const std::string& model_type) { return impl_->find<Architecture>(model_type); }
 const Provider<Patch>& Registry::patch(const std::string& name) { return impl_->find<Patch>(name); }
 const Provider<Adapter>& Registry::adapter(const std::string& name) { return impl_->find<Adapter>(name); }
-const Provider<Objective>& Registry::objective(const std::string& name) { return impl_->find<Objective>(name.empty() ? default_name("objective") : name); }
-const Provider<TextCodec>& Registry::text_codec(const std::string& name) { return impl_->find<TextCodec>(name.empty() ? default_name("text") : name); }
+const Provider<Objective>& Registry::objective(const std::string& name) {
+  return impl_->find<Objective>(name.empty() ? default_name("objective") : name);
+}
+const Provider<TextCodec>& Registry::text_codec(const std::string& name) {
+  return impl_->find<TextCodec>(name.empty() ? default_name("text") : name);
+}
 
 std::string Registry::default_name(const std::string& kind) const {
   const auto defaults = impl_->names(kind, "default", "yes");
   if (!defaults.empty()) return defaults.front();
   const auto all = impl_->names(kind);
-  fail(ErrorCode::Plugin, "the recipe names no ", kind, " plugin and none here calls itself the default", all.empty() ? ": no plugin provides any" : ", there are: " + join(all, ", "));
+  fail(ErrorCode::Plugin, "the recipe names no ", kind, " plugin and none here calls itself the default",
+       all.empty() ? ": no plugin provides any" : ", there are: " + join(all, ", "));
 }
 
 std::string Registry::plugin_of(const std::string& kind, const std::string& name) const {
@@ -171,7 +182,9 @@ std::string Registry::plugin_of(const std::string& kind, const std::string& name
 
 std::vector<std::string> Registry::names(const std::string& kind) const { return impl_->names(kind); }
 
-std::vector<std::string> Registry::names_with(const std::string& kind, const std::string& key, const std::string& value) const { return impl_->names(kind, key, value); }
+std::vector<std::string> Registry::names_with(const std::string& kind, const std::string& key, const std::string& value) const {
+  return impl_->names(kind, key, value);
+}
 
 std::string Registry::owner_of_option(const std::string& option, const std::string& owner) {
   std::lock_guard lock(impl_->mutex);

@@ -27,7 +27,7 @@ class Registry {
   const Provider<Architecture>& architecture(const std::string& model_type);  // '-' and '_' alike
   const Provider<Patch>& patch(const std::string& name);
   const Provider<Adapter>& adapter(const std::string& name);
-  const Provider<Objective>& objective(const std::string& name);  // "": the one whose manifest row says default=yes
+  const Provider<Objective>& objective(const std::string& name);   // "": the one whose manifest row says default=yes
   const Provider<TextCodec>& text_codec(const std::string& name);  // "" likewise; the manifest's kind is "text"
 
   // A plugin that is linked into this program: it takes part like a bundled one that comes first. Before anything is asked for.

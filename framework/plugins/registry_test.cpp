@@ -19,7 +19,9 @@ namespace {
 
 fs::path bad_plugin(const std::string& name) { return testing::build_dir() / "tests" / "bad_plugins" / ("lib" + name + ".so"); }
 
-Discovery with(std::vector<fs::path> files) { return discover_plugins({.plugin_dirs = {}, .plugin_files = std::move(files), .bundled_only = false}); }
+Discovery with(std::vector<fs::path> files) {
+  return discover_plugins({.plugin_dirs = {}, .plugin_files = std::move(files), .bundled_only = false});
+}
 
 std::string failure(Registry& registry, const std::string& patch) {
   try {
@@ -80,7 +82,8 @@ TEST_CASE("two plugins with one name are an error that names both") {
 }
 
 TEST_CASE("a registration that fails leaves nothing behind and says whose it was") {
-  Registry registry(with({bad_plugin("throws_in_register"), bad_plugin("throws_an_int"), bad_plugin("promises_more"), bad_plugin("registers_more"), bad_plugin("no_entry")}));
+  Registry registry(with({bad_plugin("throws_in_register"), bad_plugin("throws_an_int"), bad_plugin("promises_more"),
+                          bad_plugin("registers_more"), bad_plugin("no_entry")}));
   CHECK(contains(failure(registry, "throws_in_register"), "plugin org.example.throws_in_register: register"));
   CHECK(contains(failure(registry, "throws_in_register"), "no luck today"));  // again: nothing was committed
   CHECK(contains(failure(registry, "throws_an_int"), "threw something that is no exception"));
@@ -117,7 +120,8 @@ TEST_CASE("options find their owner among the plugins") {
 }
 
 namespace {
-constexpr Manifest kBuiltin = make_manifest({.id = "org.example.builtin", .version = "1", .provides = {"patch:built_in;default=yes"}}, Tier::Native, 0, 0);
+constexpr Manifest kBuiltin =
+    make_manifest({.id = "org.example.builtin", .version = "1", .provides = {"patch:built_in;default=yes"}}, Tier::Native, 0, 0);
 void register_builtin(Registrar* registrar) {
   registrar->patches.push_back({"built_in", "Part of the program.", {}, [](const Value&) { return std::make_unique<Patch>(); }});
 }
@@ -165,6 +169,8 @@ TEST_CASE("a crash tells in whose call it happened") {
   REQUIRE(::waitpid(child, &status, 0) == child);
   CHECK(WIFSIGNALED(status));
   CHECK(WTERMSIG(status) == SIGSEGV);
-  CHECK(contains(text, "error: segmentation fault in plugin org.example.makes_nothing, call make, crashes_in_make, called from plugin org.example.outer, call on_config"));
+  CHECK(contains(text,
+                 "error: segmentation fault in plugin org.example.makes_nothing, call make, crashes_in_make, called from plugin "
+                 "org.example.outer, call on_config"));
 #endif
 }

@@ -20,7 +20,8 @@ class RecipeReader {
   void apply_settings() {
     for (size_t i = 0; i < recipe_.settings.size(); ++i) {
       const Value::Place place = place_of_setting(i);
-      if (const std::string wrong = apply_setting(parse_setting(recipe_.settings[i]), place, document_); !wrong.empty()) sections_.report(place, wrong);
+      if (const std::string wrong = apply_setting(parse_setting(recipe_.settings[i]), place, document_); !wrong.empty())
+        sections_.report(place, wrong);
     }
   }
 
@@ -67,10 +68,13 @@ class RecipeReader {
     if (!is_section(key)) return sections_.report(value.place, SectionReader::unknown_key("", key));
     const bool repeats = schema_section(key).shape == SectionShape::Repeat;
     if (value.is_table()) return;
-    if (!value.is_list()) return sections_.report(value.place, concat("'", key, "' must be a table, written [", key, "], found ", value.type_name()));
+    if (!value.is_list())
+      return sections_.report(value.place, concat("'", key, "' must be a table, written [", key, "], found ", value.type_name()));
     if (!repeats) return sections_.report(value.place, concat("[", key, "] stands once, it is no list"));
     for (const auto& item : value.as_list())
-      if (!item.is_table()) return sections_.report(item.place.line ? item.place : value.place, concat("[[", key, "]] must be a table, found ", item.type_name()));
+      if (!item.is_table())
+        return sections_.report(item.place.line ? item.place : value.place,
+                                concat("[[", key, "]] must be a table, found ", item.type_name()));
   }
 
   // The section when it is there and well-shaped; other shapes are reported already.
@@ -114,8 +118,10 @@ class RecipeReader {
       section.options = Value::table();
       section.place = item->place.line || item->place.column ? item->place : given->place;
       Value resolved = sections_.read(schema_section(name), *item, &section, &section.options);
-      if (!item->find("type")) sections_.report(section.place, concat("[", name, "] needs a 'type': `host plugins list --kind ", name, "` shows what there is"));
-      else if (section.type.empty() && item->at("type").is_string()) sections_.report(item->at("type").place, concat("'", name, ".type' is empty"));
+      if (!item->find("type"))
+        sections_.report(section.place, concat("[", name, "] needs a 'type': `host plugins list --kind ", name, "` shows what there is"));
+      else if (section.type.empty() && item->at("type").is_string())
+        sections_.report(item->at("type").place, concat("'", name, ".type' is empty"));
       all.as_list().push_back(with_options(std::move(resolved), section.options));
       out.push_back(std::move(section));
     }
@@ -141,10 +147,15 @@ class RecipeReader {
     Value leftover = Value::table();
     Value resolved = sections_.read(schema_section("train"), *given, &train, &leftover);
     for (const auto& [key, value] : leftover.as_table()) {
-      if (!value.is_table()) sections_.report(value.place, SectionReader::unknown_key("train", key));
-      else if (key == train.objective) train.objective_options = value;
-      else if (train.objective.empty()) sections_.report(value.place, concat("[train.", key, "] holds options of an objective: name it, objective = \"", key, "\""));
-      else sections_.report(value.place, concat("[train.", key, "] holds options of objective ", key, ", but train.objective is \"", train.objective, "\""));
+      if (!value.is_table())
+        sections_.report(value.place, SectionReader::unknown_key("train", key));
+      else if (key == train.objective)
+        train.objective_options = value;
+      else if (train.objective.empty())
+        sections_.report(value.place, concat("[train.", key, "] holds options of an objective: name it, objective = \"", key, "\""));
+      else
+        sections_.report(value.place, concat("[train.", key, "] holds options of objective ", key, ", but train.objective is \"",
+                                             train.objective, "\""));
     }
     recipe_.resolved.set("train", with_options(std::move(resolved), leftover));
   }
@@ -162,15 +173,19 @@ class RecipeReader {
   void check_model() {
     if (!has("model", "path")) sections_.report(place_of("model", ""), "[model] needs a 'path': the checkpoint's folder");
     const auto& model = recipe_.model;
-    if (model.inference && model.reference) sections_.report(place_of("model", "reference"), "'model.inference' and 'model.reference' exclude each other");
-    if (recipe_.train && model.inference) sections_.report(place_of("model", "inference"), "'model.inference' freezes everything: it cannot stand with [train]");
-    if (recipe_.train && model.reference) sections_.report(place_of("model", "reference"), "'model.reference' loads a frozen reference model: it cannot stand with [train]");
+    if (model.inference && model.reference)
+      sections_.report(place_of("model", "reference"), "'model.inference' and 'model.reference' exclude each other");
+    if (recipe_.train && model.inference)
+      sections_.report(place_of("model", "inference"), "'model.inference' freezes everything: it cannot stand with [train]");
+    if (recipe_.train && model.reference)
+      sections_.report(place_of("model", "reference"), "'model.reference' loads a frozen reference model: it cannot stand with [train]");
   }
 
   void check_quantizers() {
     for (size_t i = 0; i + 1 < recipe_.quantizers.size(); ++i)
       if (recipe_.quantizers[i].modules.empty())
-        sections_.report(recipe_.quantizers[i + 1].place, concat("this [[quantizer]] can never match: number ", i, " before it has no 'modules' and takes every slot"));
+        sections_.report(recipe_.quantizers[i + 1].place,
+                         concat("this [[quantizer]] can never match: number ", i, " before it has no 'modules' and takes every slot"));
   }
 
   void check_adapters() {
@@ -184,8 +199,10 @@ class RecipeReader {
     if (has("train", "warmup_ratio") && has("train", "warmup_steps"))
       sections_.report(place_of("train", "warmup_steps"), "'train.warmup_steps' and 'train.warmup_ratio' exclude each other");
     if (!recipe_.train) return;
-    if (!document_.find("data")) sections_.report(recipe_.train->place, "[train] needs [data] with 'train' files");
-    else if (recipe_.data && recipe_.data->train.empty() && !given_wrongly("data", "train")) sections_.report(place_of("data", "train"), "[train] needs 'data.train': at least one file");
+    if (!document_.find("data"))
+      sections_.report(recipe_.train->place, "[train] needs [data] with 'train' files");
+    else if (recipe_.data && recipe_.data->train.empty() && !given_wrongly("data", "train"))
+      sections_.report(place_of("data", "train"), "[train] needs 'data.train': at least one file");
   }
 
   // A list that is there but was refused has been reported for what it is.

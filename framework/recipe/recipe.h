@@ -14,21 +14,21 @@ namespace tenon::host {
 
 struct ModelSection {
   std::filesystem::path path;
-  std::string init = "pretrained";       // pretrained | random
-  std::string dtype = "auto";            // bfloat16 | float16 | float32 | auto (as the checkpoint says)
-  Value device_map = "auto";             // a string or a table "module prefix" = device
+  std::string init = "pretrained";            // pretrained | random
+  std::string dtype = "auto";                 // bfloat16 | float16 | float32 | auto (as the checkpoint says)
+  Value device_map = "auto";                  // a string or a table "module prefix" = device
   std::map<std::string, int64_t> max_memory;  // bytes by device
   std::optional<int64_t> max_host_memory;
-  Value overrides;                       // of config.json
+  Value overrides;  // of config.json
   bool inference = false, reference = false;
 };
 
 struct QuantizerSection {
   std::string type;
-  std::vector<std::string> modules;                     // empty: all
-  std::optional<std::vector<std::string>> skip_modules; // absent: the default rule
+  std::vector<std::string> modules;                      // empty: all
+  std::optional<std::vector<std::string>> skip_modules;  // absent: the default rule
   bool embeddings = false;
-  Value options;                                        // the plugin's
+  Value options;  // the plugin's
   Value::Place place;
 };
 
@@ -46,14 +46,14 @@ struct PatchSection {
 struct AdapterSection {
   std::string type;
   std::string name = "default";
-  std::filesystem::path path;            // empty: fresh
+  std::filesystem::path path;  // empty: fresh
   Value options;
   Value::Place place;
 };
 
 struct TextSection {
-  std::string type;                      // empty: the default provider, as plugins declare it
-  std::filesystem::path chat_template;   // empty: the checkpoint's
+  std::string type;                     // empty: the default provider, as plugins declare it
+  std::filesystem::path chat_template;  // empty: the checkpoint's
   std::vector<std::string> add_tokens;
   Value options;
   Value::Place place;
@@ -61,24 +61,24 @@ struct TextSection {
 
 struct DataFile {
   std::filesystem::path path;
-  std::string format;                    // empty: the section's
+  std::string format;  // empty: the section's
   double weight = 1;
 };
 
 struct DataSection {
   std::vector<DataFile> train, eval;
-  std::string format = "chat";           // chat | alpaca | prompt_completion | completion | tokenized | preference
+  std::string format = "chat";  // chat | alpaca | prompt_completion | completion | tokenized | preference
   std::map<std::string, std::string> fields;
   int64_t max_length = 1024;
   bool packing = false;
   bool shuffle = true;
-  std::string overlong = "drop";         // drop | truncate | error
+  std::string overlong = "drop";  // drop | truncate | error
   bool train_on_inputs = false;
 };
 
 struct TrainSection {
-  std::string objective;                 // empty: the plugin whose manifest row says default=yes
-  Value objective_options;               // [train.<objective>]
+  std::string objective;    // empty: the plugin whose manifest row says default=yes
+  Value objective_options;  // [train.<objective>]
   Value::Place place;
   double learning_rate = 2e-4;
   double num_train_epochs = 1;
@@ -103,17 +103,17 @@ struct GenerateSection {
   int64_t top_k = 0;
   std::vector<std::string> stop;
   int64_t seed = 0;
-  std::vector<std::string> prompts;      // `run` with [train]: continued before and after
+  std::vector<std::string> prompts;  // `run` with [train]: continued before and after
 };
 
 struct ExportSection {
-  std::string format;                    // hf | peft | a plugin's
+  std::string format;  // hf | peft | a plugin's
   bool merge = false, verify = false;
-  std::filesystem::path to;              // relative to output.dir when relative
+  std::filesystem::path to;  // relative to output.dir when relative
 };
 
 struct Recipe {
-  std::filesystem::path file, folder;    // as given; its folder. Paths of the recipe are already resolved against `folder`
+  std::filesystem::path file, folder;  // as given; its folder. Paths of the recipe are already resolved against `folder`
   ModelSection model;
   std::vector<QuantizerSection> quantizers;
   std::optional<CalibrationSection> calibration;
@@ -125,8 +125,8 @@ struct Recipe {
   GenerateSection generate;
   std::optional<ExportSection> export_;
   std::optional<std::filesystem::path> output_dir;
-  Value resolved;                        // every key with its value after defaults and --set: goes into run.json
-  std::vector<std::string> settings;     // the --set arguments
+  Value resolved;                     // every key with its value after defaults and --set: goes into run.json
+  std::vector<std::string> settings;  // the --set arguments
 };
 
 // "file:line:column" of what stood in the file, "--set key" of what the command line brought.

@@ -125,7 +125,8 @@ TEST_CASE("settings win, and carry their own name in errors") {
   const Recipe recipe = parse_recipe(kModel + "dtype = \"float32\"", "r.toml", {"model.dtype=bfloat16", "generate.top_k=5"});
   CHECK(recipe.model.dtype == "bfloat16");
   CHECK(recipe.generate.top_k == 5);
-  CHECK(only_problem(kModel, {"generate.top_k=5", "generate.top_k=-5"}) == "--set generate.top_k: 'generate.top_k': expected at least 0, found -5");
+  CHECK(only_problem(kModel, {"generate.top_k=5", "generate.top_k=-5"}) ==
+        "--set generate.top_k: 'generate.top_k': expected at least 0, found -5");
   CHECK(only_problem(kModel, {"generate.topk=5"}) == "--set generate.topk: unknown key 'topk' in [generate], did you mean 'top_k'?");
   CHECK(locate(recipe, {3, 1}) == "r.toml:3:1");
   CHECK(locate(recipe, {0, 2}) == "--set generate.top_k");

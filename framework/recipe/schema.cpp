@@ -24,10 +24,13 @@ Constraint over_zero() {
   return checked([](const Value& v) { return v.as_float() > 0 ? std::string() : concat("expected more than 0, found ", v.as_float()); });
 }
 Constraint below_one() {
-  return checked([](const Value& v) { return v.as_float() >= 0 && v.as_float() < 1 ? std::string() : concat("expected 0 or more and below 1, found ", v.as_float()); });
+  return checked([](const Value& v) {
+    return v.as_float() >= 0 && v.as_float() < 1 ? std::string() : concat("expected 0 or more and below 1, found ", v.as_float());
+  });
 }
 Constraint not_empty() {
-  return checked([](const Value& v) { return v.as_string().empty() ? std::string("expected a path, found an empty string") : std::string(); });
+  return checked(
+      [](const Value& v) { return v.as_string().empty() ? std::string("expected a path, found an empty string") : std::string(); });
 }
 
 bool is_device(const std::string& name) {
@@ -47,13 +50,15 @@ int64_t read_amount(const Value& v) { return v.is_int() ? v.as_int() : parse_byt
 std::string check_device_map(const Value& v) {
   if (v.is_table()) {
     for (const auto& [module, device] : v.as_table())
-      if (!device.is_string() || !is_device(device.as_string())) return concat("the device of \"", module, "\" must be \"cpu\" or \"cuda:N\"");
+      if (!device.is_string() || !is_device(device.as_string()))
+        return concat("the device of \"", module, "\" must be \"cpu\" or \"cuda:N\"");
     return v.as_table().empty() ? "the table is empty: write \"module prefix\" = \"device\"" : "";
   }
   if (!v.is_string()) return concat("expected string or table, found ", v.type_name());
   const std::string& name = v.as_string();
   if (name == "auto" || name == "balanced" || name == "sequential" || is_device(name)) return "";
-  return concat("expected auto, balanced, sequential, cpu, cuda:N or a table, found \"", name, "\"", did_you_mean(name, {"auto", "balanced", "sequential", "cpu", "cuda:0"}));
+  return concat("expected auto, balanced, sequential, cpu, cuda:N or a table, found \"", name, "\"",
+                did_you_mean(name, {"auto", "balanced", "sequential", "cpu", "cuda:0"}));
 }
 
 std::string check_max_memory(const Value& v) {
@@ -74,8 +79,10 @@ std::string check_files(const Value& v) {
 std::vector<DataFile> read_files(const Value& v) {
   std::vector<DataFile> files;
   for (const auto& item : v.as_list()) {
-    if (item.is_string()) files.push_back({item.as_string(), "", 1});
-    else files.push_back(read_options<DataFile>(data_file_table(), item));
+    if (item.is_string())
+      files.push_back({item.as_string(), "", 1});
+    else
+      files.push_back(read_options<DataFile>(data_file_table(), item));
   }
   return files;
 }
@@ -97,36 +104,47 @@ std::string check_top_p(const Value& v) {
 
 // A row whose value needs its own reading.
 template <class Owner>
-OptionRow row(std::string name, std::string type, Value default_value, std::string doc, Constraint constraint, void (*set)(Owner&, const Value&)) {
-  return {std::move(name), std::move(doc), std::move(type), std::move(default_value), std::move(constraint),
-          [set](void* object, const Value& v) { set(*static_cast<Owner*>(object), v); }};
+OptionRow row(std::string name, std::string type, Value default_value, std::string doc, Constraint constraint,
+              void (*set)(Owner&, const Value&)) {
+  return {std::move(name),          std::move(doc),        std::move(type),
+          std::move(default_value), std::move(constraint), [set](void* object, const Value& v) { set(*static_cast<Owner*>(object), v); }};
 }
 
 std::vector<Value> data_formats() { return {"chat", "alpaca", "prompt_completion", "completion", "tokenized"}; }
 
 Section model_section() {
   using S = ModelSection;
-  return {"model", "Which checkpoint, in what dtype, and where it goes.", SectionShape::Table, "",
-          {{option(&S::path, "path", "A Hugging Face folder: config.json, safetensors, tokenizer files. Required.", not_empty()),
-            option(&S::init, "init", "pretrained reads the weights; random starts from config.json alone.", one_of({"pretrained", "random"})),
-            option(&S::dtype, "dtype", "Of dense weights and products; auto: as the checkpoint says.", one_of({"bfloat16", "float16", "float32", "auto"})),
-            row<S>("device_map", "string or table", "auto", "auto, balanced, sequential, cpu, cuda:N, or a table \"module prefix\" = \"device\".",
-                   checked(check_device_map), [](S& s, const Value& v) { s.device_map = v; }),
-            row<S>("max_memory", "table", Value::table(), "Upper bound for each device, as in { \"cuda:0\" = \"20GiB\", cpu = \"64GiB\" }.", checked(check_max_memory),
-                   [](S& s, const Value& v) {
-                     for (const auto& [device, amount] : v.as_table()) s.max_memory[device] = read_amount(amount);
-                   }),
-            row<S>("max_host_memory", "bytes", Value(), "Upper bound of the host's peak memory while loading; a plan over it is refused.", checked(check_amount),
-                   [](S& s, const Value& v) { s.max_host_memory = read_amount(v); }),
-            row<S>("overrides", "table", Value::table(), "Values in place of config.json's.", {}, [](S& s, const Value& v) { s.overrides = v; }),
-            option(&S::inference, "inference", "Everything frozen; adapters load for use. Not with [train]."),
-            option(&S::reference, "reference", "A frozen reference model without adapters. Not with [train].")}}};
+  return {
+      "model",
+      "Which checkpoint, in what dtype, and where it goes.",
+      SectionShape::Table,
+      "",
+      {{option(&S::path, "path", "A Hugging Face folder: config.json, safetensors, tokenizer files. Required.", not_empty()),
+        option(&S::init, "init", "pretrained reads the weights; random starts from config.json alone.", one_of({"pretrained", "random"})),
+        option(&S::dtype, "dtype", "Of dense weights and products; auto: as the checkpoint says.",
+               one_of({"bfloat16", "float16", "float32", "auto"})),
+        row<S>("device_map", "string or table", "auto",
+               "auto, balanced, sequential, cpu, cuda:N, or a table \"module prefix\" = \"device\".", checked(check_device_map),
+               [](S& s, const Value& v) { s.device_map = v; }),
+        row<S>("max_memory", "table", Value::table(), "Upper bound for each device, as in { \"cuda:0\" = \"20GiB\", cpu = \"64GiB\" }.",
+               checked(check_max_memory),
+               [](S& s, const Value& v) {
+                 for (const auto& [device, amount] : v.as_table()) s.max_memory[device] = read_amount(amount);
+               }),
+        row<S>("max_host_memory", "bytes", Value(), "Upper bound of the host's peak memory while loading; a plan over it is refused.",
+               checked(check_amount), [](S& s, const Value& v) { s.max_host_memory = read_amount(v); }),
+        row<S>("overrides", "table", Value::table(), "Values in place of config.json's.", {},
+               [](S& s, const Value& v) { s.overrides = v; }),
+        option(&S::inference, "inference", "Everything frozen; adapters load for use. Not with [train]."),
+        option(&S::reference, "reference", "A frozen reference model without adapters. Not with [train].")}}};
 }
 
 Section quantizer_section() {
   using S = QuantizerSection;
-  return {"quantizer", "How weights are held. Absent: dense, or as the checkpoint says. Of several, the first whose modules match a slot fills it.",
-          SectionShape::Repeat, "quantizer",
+  return {"quantizer",
+          "How weights are held. Absent: dense, or as the checkpoint says. Of several, the first whose modules match a slot fills it.",
+          SectionShape::Repeat,
+          "quantizer",
           {{option(&S::type, "type", "A quantizer plugin's name. Required."),
             option(&S::modules, "modules", "Module names (prefix or suffix of the path) that it takes; empty: all."),
             option(&S::skip_modules, "skip_modules", "Modules that stay dense, besides the output head and the embeddings."),
@@ -134,13 +152,19 @@ Section quantizer_section() {
 }
 
 Section patch_section() {
-  return {"patch", "Changes to the config, the blueprint, the seams or the loaded model, in this order.", SectionShape::Repeat, "patch",
+  return {"patch",
+          "Changes to the config, the blueprint, the seams or the loaded model, in this order.",
+          SectionShape::Repeat,
+          "patch",
           {{option(&PatchSection::type, "type", "A patch plugin's name. Required.")}}};
 }
 
 Section adapter_section() {
   using S = AdapterSection;
-  return {"adapter", "Small trainable pieces around slots.", SectionShape::Repeat, "adapter",
+  return {"adapter",
+          "Small trainable pieces around slots.",
+          SectionShape::Repeat,
+          "adapter",
           {{option(&S::type, "type", "An adapter plugin's name. Required."),
             option(&S::name, "name", "Tells several adapters apart; one not named \"default\" is saved in a folder of its name."),
             option(&S::path, "path", "An existing PEFT folder to continue from or to use; empty: a fresh adapter.")}}};
@@ -148,17 +172,24 @@ Section adapter_section() {
 
 Section text_section() {
   using S = TextSection;
-  return {"text", "Tokenizer and chat template.", SectionShape::Table, "text",
+  return {"text",
+          "Tokenizer and chat template.",
+          SectionShape::Table,
+          "text",
           {{option(&S::type, "type", "A text plugin's name; empty: the one that calls itself the default."),
             option(&S::chat_template, "chat_template", "A template file in place of the checkpoint's.")}}};
 }
 
 Section data_section() {
   using S = DataSection;
-  return {"data", "What is trained and evaluated on.", SectionShape::Table, "",
-          {{row<S>("train", "list of files", Value::list(), ".jsonl or .json files: paths, or tables { path, format, weight }.", checked(check_files),
-                   [](S& s, const Value& v) { s.train = read_files(v); }),
-            row<S>("eval", "list of files", Value::list(), "The same, for evaluation.", checked(check_files), [](S& s, const Value& v) { s.eval = read_files(v); }),
+  return {"data",
+          "What is trained and evaluated on.",
+          SectionShape::Table,
+          "",
+          {{row<S>("train", "list of files", Value::list(), ".jsonl or .json files: paths, or tables { path, format, weight }.",
+                   checked(check_files), [](S& s, const Value& v) { s.train = read_files(v); }),
+            row<S>("eval", "list of files", Value::list(), "The same, for evaluation.", checked(check_files),
+                   [](S& s, const Value& v) { s.eval = read_files(v); }),
             option(&S::format, "format", "How records are laid out.", one_of(data_formats())),
             row<S>("fields", "table", Value::table(), "Renames, as in { messages = \"conversations\" }.", checked(check_string_table),
                    [](S& s, const Value& v) {
@@ -167,32 +198,40 @@ Section data_section() {
             option(&S::max_length, "max_length", "Tokens in a row at most.", range(2, 16777216)),
             option(&S::packing, "packing", "Several samples in one row, which do not see each other."),
             option(&S::shuffle, "shuffle", "A new order in each epoch, from train.seed."),
-            option(&S::overlong, "overlong", "What happens to longer samples; they are counted and reported.", one_of({"drop", "truncate", "error"})),
+            option(&S::overlong, "overlong", "What happens to longer samples; they are counted and reported.",
+                   one_of({"drop", "truncate", "error"})),
             option(&S::train_on_inputs, "train_on_inputs", "Labels on prompts too, not only on answers.")}}};
 }
 
 Section train_section() {
   using S = TrainSection;
-  return {"train", "The training loop; names and defaults are those of transformers. Without it, `host run` loads, reports and, if asked by [export], writes.",
-          SectionShape::Table, "objective",
-          {{option(&S::objective, "objective", "An objective plugin's name, its options in [train.<name>]; empty: the one that calls itself the default."),
+  return {"train",
+          "The training loop; names and defaults are those of transformers. Without it, `host run` loads, reports and, if asked by "
+          "[export], writes.",
+          SectionShape::Table,
+          "objective",
+          {{option(&S::objective, "objective",
+                   "An objective plugin's name, its options in [train.<name>]; empty: the one that calls itself the default."),
             option(&S::learning_rate, "learning_rate", "Peak learning rate.", over_zero()),
             option(&S::num_train_epochs, "num_train_epochs", "Passes over the data; max_steps wins when both are given.", over_zero()),
             option(&S::max_steps, "max_steps", "Optimizer steps; -1: as many as the epochs need.", at_least(-1)),
             option(&S::per_device_train_batch_size, "per_device_train_batch_size", "Rows in a micro-batch.", at_least(1)),
-            option(&S::per_device_eval_batch_size, "per_device_eval_batch_size", "Rows in an evaluation batch; 0: as for training.", at_least(0)),
-            option(&S::gradient_accumulation_steps, "gradient_accumulation_steps", "Micro-batches in a step; the loss is normalised by the trained tokens of the whole step.",
-                   at_least(1)),
+            option(&S::per_device_eval_batch_size, "per_device_eval_batch_size", "Rows in an evaluation batch; 0: as for training.",
+                   at_least(0)),
+            option(&S::gradient_accumulation_steps, "gradient_accumulation_steps",
+                   "Micro-batches in a step; the loss is normalised by the trained tokens of the whole step.", at_least(1)),
             option(&S::optim, "optim", "The optimizer.", one_of({"adamw"})),
             option(&S::weight_decay, "weight_decay", "Decoupled; not on norms and biases.", range(0)),
             option(&S::adam_beta1, "adam_beta1", "Decay of the first moment.", below_one()),
             option(&S::adam_beta2, "adam_beta2", "Decay of the second moment.", below_one()),
             option(&S::adam_epsilon, "adam_epsilon", "Keeps the division finite.", over_zero()),
             option(&S::max_grad_norm, "max_grad_norm", "Gradients are scaled down to this norm; 0: never.", range(0)),
-            option(&S::lr_scheduler_type, "lr_scheduler_type", "How the rate goes on after the warm-up.", one_of({"linear", "cosine", "constant", "constant_with_warmup"})),
+            option(&S::lr_scheduler_type, "lr_scheduler_type", "How the rate goes on after the warm-up.",
+                   one_of({"linear", "cosine", "constant", "constant_with_warmup"})),
             option(&S::warmup_ratio, "warmup_ratio", "Share of the steps that warm up; not together with warmup_steps.", fraction()),
             option(&S::warmup_steps, "warmup_steps", "Steps that warm up; not together with warmup_ratio.", at_least(0)),
-            row<S>("gradient_checkpointing", "bool or \"auto\"", "auto", "Compute blocks again in the backward pass; auto: as few as memory demands.", checked(check_checkpointing),
+            row<S>("gradient_checkpointing", "bool or \"auto\"", "auto",
+                   "Compute blocks again in the backward pass; auto: as few as memory demands.", checked(check_checkpointing),
                    [](S& s, const Value& v) { s.gradient_checkpointing = v.is_bool() ? (v.as_bool() ? "true" : "false") : v.as_string(); }),
             option(&S::seed, "seed", "Of data order, dropout and initialisation.", at_least(0)),
             option(&S::logging_steps, "logging_steps", "Steps between lines on the terminal; metrics.jsonl has every step.", at_least(1)),
@@ -204,7 +243,10 @@ Section train_section() {
 
 Section generate_section() {
   using S = GenerateSection;
-  return {"generate", "How text is continued; names and meanings are those of transformers. Flags of `host generate` win.", SectionShape::Table, "",
+  return {"generate",
+          "How text is continued; names and meanings are those of transformers. Flags of `host generate` win.",
+          SectionShape::Table,
+          "",
           {{option(&S::max_new_tokens, "max_new_tokens", "Tokens at most.", at_least(1)),
             option(&S::do_sample, "do_sample", "Draw at random; false: always the likeliest token."),
             option(&S::temperature, "temperature", "Divides the logits.", over_zero()),
@@ -219,24 +261,31 @@ Section generate_section() {
 
 Section export_section() {
   using S = ExportSection;
-  return {"export", "What `host run` writes besides the adapter or model at output.dir.", SectionShape::Table, "",
-          {{option(&S::format, "format", "hf, peft, or what a plugin declares; empty: peft for an adapter that is not merged, else hf."),
-            option(&S::merge, "merge", "Add adapters into the weights."),
-            option(&S::verify, "verify", "Load what was written and compare."),
-            option(&S::to, "to", "The folder; a relative one lies in output.dir.")}}};
+  return {
+      "export",
+      "What `host run` writes besides the adapter or model at output.dir.",
+      SectionShape::Table,
+      "",
+      {{option(&S::format, "format", "hf, peft, or what a plugin declares; empty: peft for an adapter that is not merged, else hf."),
+        option(&S::merge, "merge", "Add adapters into the weights."), option(&S::verify, "verify", "Load what was written and compare."),
+        option(&S::to, "to", "The folder; a relative one lies in output.dir.")}}};
 }
 
 Section output_section() {
-  return {"output", "Where results go.", SectionShape::Table, "",
-          {{row<Recipe>("dir", "path", Value(), "Adapter or model, metrics.jsonl, loss.svg, run.json; checkpoints beside them.", not_empty(),
-                        [](Recipe& r, const Value& v) { r.output_dir = v.as_string(); })}}};
+  return {"output",
+          "Where results go.",
+          SectionShape::Table,
+          "",
+          {{row<Recipe>("dir", "path", Value(), "Adapter or model, metrics.jsonl, loss.svg, run.json; checkpoints beside them.",
+                        not_empty(), [](Recipe& r, const Value& v) { r.output_dir = v.as_string(); })}}};
 }
 
 }  // namespace
 
 const std::vector<Section>& recipe_schema() {
-  static const auto* const sections = new std::vector<Section>{model_section(), quantizer_section(), patch_section(), adapter_section(), text_section(),
-                                                              data_section(), train_section(), generate_section(), export_section(), output_section()};
+  static const auto* const sections =
+      new std::vector<Section>{model_section(), quantizer_section(), patch_section(),    adapter_section(), text_section(),
+                               data_section(),  train_section(),     generate_section(), export_section(),  output_section()};
   return *sections;
 }
 
@@ -247,9 +296,10 @@ const Section& schema_section(const std::string& name) {
 }
 
 const OptionTable& data_file_table() {
-  static const auto* const table = new OptionTable{{option(&DataFile::path, "path", "The file.", not_empty()),
-                                                    option(&DataFile::format, "format", "Of this file.", one_of(data_formats())),
-                                                    option(&DataFile::weight, "weight", "How often it is drawn beside the others.", over_zero())}};
+  static const auto* const table =
+      new OptionTable{{option(&DataFile::path, "path", "The file.", not_empty()),
+                       option(&DataFile::format, "format", "Of this file.", one_of(data_formats())),
+                       option(&DataFile::weight, "weight", "How often it is drawn beside the others.", over_zero())}};
   return *table;
 }
 

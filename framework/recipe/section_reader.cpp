@@ -29,7 +29,8 @@ std::string SectionReader::unknown_key(const std::string& section, const std::st
     if (other.name != section && find_row(other.table, key)) homes.push_back("[" + other.name + "]");
   // `type`, `path` and their like are at home in many places, which says nothing.
   if (homes.size() == 1) return concat("'", key, "' is a key of ", homes.front(), section.empty() ? "" : ", not of [" + section + "]");
-  if (const std::string to = migration_hint(section, key); !to.empty()) return concat("unknown key '", key, "'", where, ": here it is ", to);
+  if (const std::string to = migration_hint(section, key); !to.empty())
+    return concat("unknown key '", key, "'", where, ": here it is ", to);
   std::vector<std::string> names;
   if (section.empty()) {
     for (const auto& other : recipe_schema()) names.push_back(other.name);
@@ -62,8 +63,10 @@ void SectionReader::check_file_tables(const Value& files) {
     for (const auto& [key, value] : item.as_table()) {
       const OptionRow* row = find_row(table, key);
       const std::string wrong = row ? check_value(*row, value) : "";
-      if (!row) report(value.place, concat("unknown key '", key, "' of a data file: it takes path, format and weight"));
-      else if (!wrong.empty()) report(value.place, concat("'", key, "' of a data file: ", wrong));
+      if (!row)
+        report(value.place, concat("unknown key '", key, "' of a data file: it takes path, format and weight"));
+      else if (!wrong.empty())
+        report(value.place, concat("'", key, "' of a data file: ", wrong));
     }
     if (!item.find("path")) report(item.place, "a data file needs a 'path'");
   }
@@ -93,9 +96,12 @@ Value SectionReader::read(const Section& section, const Value& table, void* targ
   }
   for (const auto& [key, value] : table.as_table()) {
     if (find_row(section.table, key)) continue;
-    if (const std::string later = not_yet_served(section.name, key); !later.empty()) report(value.place, later);
-    else if (leftover) leftover->set(key, value);
-    else report(value.place, unknown_key(section.name, key));
+    if (const std::string later = not_yet_served(section.name, key); !later.empty())
+      report(value.place, later);
+    else if (leftover)
+      leftover->set(key, value);
+    else
+      report(value.place, unknown_key(section.name, key));
   }
   return resolved;
 }

@@ -13,9 +13,12 @@ namespace {
 size_t find_equals(std::string_view text) {
   char quote = 0;
   for (size_t i = 0; i < text.size(); ++i) {
-    if (quote) quote = text[i] == quote ? 0 : quote;
-    else if (text[i] == '"' || text[i] == '\'') quote = text[i];
-    else if (text[i] == '=') return i;
+    if (quote)
+      quote = text[i] == quote ? 0 : quote;
+    else if (text[i] == '"' || text[i] == '\'')
+      quote = text[i];
+    else if (text[i] == '=')
+      return i;
   }
   return std::string_view::npos;
 }
@@ -29,15 +32,21 @@ std::vector<std::string> split_key(std::string_view key) {
   std::vector<std::string> parts(1);
   char quote = 0;
   for (const char c : key) {
-    if (quote) c == quote ? void(quote = 0) : parts.back().push_back(c);
-    else if (c == '"' || c == '\'') quote = c;
-    else if (c == '.') parts.emplace_back();
-    else parts.back().push_back(c);
+    if (quote)
+      c == quote ? void(quote = 0) : parts.back().push_back(c);
+    else if (c == '"' || c == '\'')
+      quote = c;
+    else if (c == '.')
+      parts.emplace_back();
+    else
+      parts.back().push_back(c);
   }
   return parts;
 }
 
-bool is_index(const std::string& part) { return !part.empty() && part.size() < 7 && std::all_of(part.begin(), part.end(), [](unsigned char c) { return std::isdigit(c); }); }
+bool is_index(const std::string& part) {
+  return !part.empty() && part.size() < 7 && std::all_of(part.begin(), part.end(), [](unsigned char c) { return std::isdigit(c); });
+}
 
 void put_at(Value& value, Value::Place place) {
   value.place = place;
@@ -73,9 +82,11 @@ std::string apply_setting(const Setting& setting, Value::Place place, Value& rec
     const std::string so_far = join({setting.path.begin(), setting.path.begin() + static_cast<std::ptrdiff_t>(i)}, ".");
     if (at->is_list()) {
       auto& items = at->as_list();
-      if (!is_index(part)) return concat("'", so_far, "' is a list of ", items.size(), ": write ", so_far, ".0", is_last ? "." + part : "." + part + " ...");
+      if (!is_index(part))
+        return concat("'", so_far, "' is a list of ", items.size(), ": write ", so_far, ".0", is_last ? "." + part : "." + part + " ...");
       const size_t index = std::stoul(part);
-      if (index >= items.size()) return concat("'", so_far, "' has ", items.size(), items.size() == 1 ? " entry" : " entries", ", counted from 0");
+      if (index >= items.size())
+        return concat("'", so_far, "' has ", items.size(), items.size() == 1 ? " entry" : " entries", ", counted from 0");
       at = &items[index];
     } else if (at->is_table()) {
       // [adapter] written once is its own number 0.

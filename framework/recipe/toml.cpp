@@ -26,10 +26,14 @@ void refuse_deep_keys(std::string_view text, const std::string& origin) {
   int dots = 0;
   for (size_t i = 0; i < text.size(); ++i) {
     const char c = text[i];
-    if (c == '\n') ++line, dots = 0;
-    else if (c == '=' || c == ',' || c == '[' || c == ']' || c == '{' || c == '}') dots = 0;
-    else if (c == '.' && ++dots > kMaxKeyParts) fail_at(origin, {line, 1}, concat("a key of more than ", kMaxKeyParts, " parts"));
-    else if (c == '#') i = std::min(text.find('\n', i), text.size()) - 1;
+    if (c == '\n')
+      ++line, dots = 0;
+    else if (c == '=' || c == ',' || c == '[' || c == ']' || c == '{' || c == '}')
+      dots = 0;
+    else if (c == '.' && ++dots > kMaxKeyParts)
+      fail_at(origin, {line, 1}, concat("a key of more than ", kMaxKeyParts, " parts"));
+    else if (c == '#')
+      i = std::min(text.find('\n', i), text.size()) - 1;
     else if (c == '"' || c == '\'') {
       const bool is_long = text.substr(i, 3) == std::string(3, c);
       const std::string_view end = is_long ? text.substr(i, 3) : text.substr(i, 1);
@@ -102,7 +106,8 @@ std::string lower_case_start(std::string_view text) {
 }  // namespace
 
 Value parse_toml(std::string_view text, const std::string& origin) {
-  if (text.size() > kMaxBytes) fail(ErrorCode::Recipe, origin, ": ", text.size(), " bytes are more than the ", kMaxBytes, " of any sensible recipe");
+  if (text.size() > kMaxBytes)
+    fail(ErrorCode::Recipe, origin, ": ", text.size(), " bytes are more than the ", kMaxBytes, " of any sensible recipe");
   refuse_deep_keys(text, origin);
   try {
     return convert_table(toml::parse(text), origin);
@@ -115,8 +120,7 @@ std::optional<Value> parse_toml_value(std::string_view text) {
   try {
     Value table = parse_toml(concat("x = ", text), "value");
     if (table.as_table().size() == 1 && table.as_table()[0].first == "x") return std::move(table.as_table()[0].second);
-  } catch (const Error&) {
-  }
+  } catch (const Error&) {}
   return std::nullopt;
 }
 

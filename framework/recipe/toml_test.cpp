@@ -45,7 +45,9 @@ TEST_CASE("nesting is bounded before it can hurt") {
   CHECK(problem(std::string((4 << 20) + 1, ' ')).find("any sensible recipe") != std::string::npos);
   // Dots of values and comments are none of keys.
   const std::string dots(500, '.');
-  CHECK(problem("a = \"" + dots + "\"\nb = '" + dots + "'\nc = \"\"\"\n" + dots + "\\\"\n\"\"\"\nd = '''\n" + dots + "'''\n# " + dots + "\ne = [1.5, 2.5]").empty());
+  CHECK(problem("a = \"" + dots + "\"\nb = '" + dots + "'\nc = \"\"\"\n" + dots + "\\\"\n\"\"\"\nd = '''\n" + dots + "'''\n# " + dots +
+                "\ne = [1.5, 2.5]")
+            .empty());
 }
 
 TEST_CASE("a single value is toml or nothing") {

@@ -37,7 +37,8 @@ struct Session::Impl {
     return plan_model(request);
   }
 
-  Generation generate(LoadedModel& model, const std::vector<std::vector<int64_t>>& prompts, const std::function<void(const TextPiece&)>& on_piece) {
+  Generation generate(LoadedModel& model, const std::vector<std::vector<int64_t>>& prompts,
+                      const std::function<void(const TextPiece&)>& on_piece) {
     GenerateRequest request{.prompts = prompts, .settings = work.recipe.generate};
     if (on_piece) request.on_piece = [&](size_t prompt, std::string_view piece) { on_piece({prompt, piece}); };
     return tenon::host::generate(model, request);
@@ -92,7 +93,8 @@ at::Tensor Session::logits(const at::Tensor& ids) {
   at::NoGradGuard no_grad;
   const int64_t vocab = model.parts->blueprint().vocab_size;
   if (ids.numel() > 0 && (ids.min().item<int64_t>() < 0 || ids.max().item<int64_t>() >= vocab))
-    fail(ErrorCode::Data, "a token id is outside the vocabulary: ids run from ", ids.min().item<int64_t>(), " to ", ids.max().item<int64_t>(), ", the model has ", vocab);
+    fail(ErrorCode::Data, "a token id is outside the vocabulary: ids run from ", ids.min().item<int64_t>(), " to ",
+         ids.max().item<int64_t>(), ", the model has ", vocab);
   return forward_logits(*model.model, {.ids = ids.to(model.parts->device(-1, 0))}).cpu();
 }
 
@@ -101,7 +103,8 @@ std::vector<Continuation> Session::generate(const std::vector<Value>& prompts, c
   const auto ids = Impl::encode(model, prompts);
   Generation g = impl_->generate(model, ids, on_piece);
   std::vector<Continuation> out;
-  for (size_t i = 0; i < ids.size(); ++i) out.push_back({ids[i], std::move(g.outputs[i].ids), std::move(g.outputs[i].text), std::move(g.outputs[i].finish_reason)});
+  for (size_t i = 0; i < ids.size(); ++i)
+    out.push_back({ids[i], std::move(g.outputs[i].ids), std::move(g.outputs[i].text), std::move(g.outputs[i].finish_reason)});
   return out;
 }
 
@@ -112,14 +115,21 @@ Value Session::evaluate() {
   return out;
 }
 
-Value Session::Impl::export_model(LoadedModel& model, const std::filesystem::path& folder, const std::string& format, bool merge, bool verify) {
-  const ExportOptions how{.format = format, .to = folder, .merge = merge, .base_model = work.recipe.model.path.string(), .chat_template = work.recipe.text.chat_template,
+Value Session::Impl::export_model(LoadedModel& model, const std::filesystem::path& folder, const std::string& format, bool merge,
+                                  bool verify) {
+  const ExportOptions how{.format = format,
+                          .to = folder,
+                          .merge = merge,
+                          .base_model = work.recipe.model.path.string(),
+                          .chat_template = work.recipe.text.chat_template,
                           .quantizers_of_format = work.registry->names_with("quantizer", "format", format)};
   // What the model in memory says, asked before it is written.
   auto logits_of = [](LoadedModel& m) {
     return [&m](const TokenIds& ids) {
       at::NoGradGuard no_grad;
-      return forward_logits(*m.model, {.ids = at::tensor(ids, at::kLong).unsqueeze(0).to(m.parts->device(-1, 0))}).squeeze(0).to(at::kCPU, at::kFloat);
+      return forward_logits(*m.model, {.ids = at::tensor(ids, at::kLong).unsqueeze(0).to(m.parts->device(-1, 0))})
+          .squeeze(0)
+          .to(at::kCPU, at::kFloat);
     };
   };
   std::optional<Replay> replay;
@@ -174,11 +184,15 @@ Value Session::export_to(const std::filesystem::path& folder, const std::string&
 Value Session::Impl::train(LoadedModel& model) {
   const auto& section = *work.recipe.train;
   std::unique_ptr<Objective> objective = work.registry->objective(section.objective).make(section.objective_options);
-  const TrainOutcome outcome = tenon::host::train({.model = &model, .objective = objective.get(), .recipe = &work.recipe, .plugins = work.registry->loaded()});
-  if (outcome.interrupted) fail(ErrorCode::Interrupted, "stopped after step ", outcome.steps, " of ", outcome.total_steps, "; what was trained is saved in '", work.recipe.output_dir->string(), "'");
+  const TrainOutcome outcome =
+      tenon::host::train({.model = &model, .objective = objective.get(), .recipe = &work.recipe, .plugins = work.registry->loaded()});
+  if (outcome.interrupted)
+    fail(ErrorCode::Interrupted, "stopped after step ", outcome.steps, " of ", outcome.total_steps, "; what was trained is saved in '",
+         work.recipe.output_dir->string(), "'");
   Value out = Value::table();
   out.set("steps", outcome.steps), out.set("first_loss", outcome.first_loss), out.set("last_loss", outcome.last_loss);
-  out.set("first_eval_loss", Value(outcome.first_eval_loss)), out.set("last_eval_loss", Value(outcome.last_eval_loss)), out.set("seconds", outcome.seconds);
+  out.set("first_eval_loss", Value(outcome.first_eval_loss)), out.set("last_eval_loss", Value(outcome.last_eval_loss)),
+      out.set("seconds", outcome.seconds);
   return out;
 }
 

@@ -5,8 +5,8 @@
 namespace tenon::host {
 
 Workspace::Workspace(const std::filesystem::path& file, const SessionOptions& options) : recipe(read_recipe(file, options.settings)) {
-  registry = std::make_unique<Registry>(
-      discover_plugins({.plugin_dirs = options.plugin_dirs, .plugin_files = options.plugin_files, .bundled_only = options.bundled_plugins_only}));
+  registry = std::make_unique<Registry>(discover_plugins(
+      {.plugin_dirs = options.plugin_dirs, .plugin_files = options.plugin_files, .bundled_only = options.bundled_plugins_only}));
 }
 
 LoadedModel& Workspace::load(bool for_training, bool want_text) {
@@ -17,6 +17,8 @@ LoadedModel& Workspace::load(bool for_training, bool want_text) {
   return *model;
 }
 
-std::unique_ptr<TextCodec> Workspace::text() const { return load_text(recipe, *registry, *Checkpoint::open(recipe.model.path), /*required=*/true); }
+std::unique_ptr<TextCodec> Workspace::text() const {
+  return load_text(recipe, *registry, *Checkpoint::open(recipe.model.path), /*required=*/true);
+}
 
 }  // namespace tenon::host

@@ -26,7 +26,8 @@ TokenLogprobs label_logprobs(LoadedModel& model, Tape& tape, const TrainBatch& b
   std::vector<int64_t> places, targets, row;
   for (int64_t r = 0; r < rows; ++r)
     for (int64_t t = 1; t < width; ++t)
-      if (const int64_t target = label[r * width + t]; target != kIgnore) places.push_back(r * width + t - 1), targets.push_back(target), row.push_back(r);
+      if (const int64_t target = label[r * width + t]; target != kIgnore)
+        places.push_back(r * width + t - 1), targets.push_back(target), row.push_back(r);
   if (places.empty()) return {at::zeros({0}, at::kFloat), tensor_of(row)};
 
   Batch input = batch.input;

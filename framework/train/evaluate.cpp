@@ -22,7 +22,8 @@ EvalResult evaluate(LoadedModel& model, Objective* objective, const Dataset& set
   const RecomputeList none;
   std::vector<int64_t> rows(set.rows.size());
   std::iota(rows.begin(), rows.end(), 0);
-  std::stable_sort(rows.begin(), rows.end(), [&](int64_t a, int64_t b) { return set.rows[static_cast<size_t>(a)].length > set.rows[static_cast<size_t>(b)].length; });
+  std::stable_sort(rows.begin(), rows.end(),
+                   [&](int64_t a, int64_t b) { return set.rows[static_cast<size_t>(a)].length > set.rows[static_cast<size_t>(b)].length; });
   double loss_sum = 0, weight = 0;
   const auto step = static_cast<size_t>(std::max<int64_t>(1, batch_size));
   Progress progress("evaluating", static_cast<int64_t>(rows.size()), false);
@@ -66,7 +67,9 @@ EvalResult evaluate_recipe(LoadedModel& model, const Recipe& recipe) {
   log_info("eval data: " + summary_line(set));
   model.set_training(false);
   int64_t batch_size = 1;
-  if (recipe.train) batch_size = recipe.train->per_device_eval_batch_size > 0 ? recipe.train->per_device_eval_batch_size : recipe.train->per_device_train_batch_size;
+  if (recipe.train)
+    batch_size =
+        recipe.train->per_device_eval_batch_size > 0 ? recipe.train->per_device_eval_batch_size : recipe.train->per_device_train_batch_size;
   return evaluate(model, nullptr, set, batch_size);
 }
 

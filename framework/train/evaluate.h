@@ -8,9 +8,9 @@
 namespace tenon::host {
 
 struct EvalResult {
-  double loss = 0;          // mean over all trained tokens (or pairs) of the set
-  double perplexity = 0;    // exp(loss)
-  int64_t tokens = 0;       // what the mean is over
+  double loss = 0;        // mean over all trained tokens (or pairs) of the set
+  double perplexity = 0;  // exp(loss)
+  int64_t tokens = 0;     // what the mean is over
   double seconds = 0;
 };
 

@@ -16,7 +16,8 @@ MetricsLog::~MetricsLog() { std::fclose(file_); }
 
 void MetricsLog::write(const Value& line) {
   const std::string text = to_json(line) + "\n";
-  if (std::fwrite(text.data(), 1, text.size(), file_) != text.size() || std::fflush(file_) != 0) fail(ErrorCode::Data, path_.string(), ": ", std::strerror(errno));
+  if (std::fwrite(text.data(), 1, text.size(), file_) != text.size() || std::fflush(file_) != 0)
+    fail(ErrorCode::Data, path_.string(), ": ", std::strerror(errno));
 }
 
 }  // namespace tenon::host

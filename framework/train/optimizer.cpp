@@ -60,10 +60,15 @@ void clear_gradients(const std::vector<AdapterParameter>& parameters) {
 }
 
 AdamW::AdamW(std::vector<AdapterParameter> parameters, const TrainSection& train)
-    : parameters_(std::move(parameters)), beta1_(train.adam_beta1), beta2_(train.adam_beta2), epsilon_(train.adam_epsilon), weight_decay_(train.weight_decay) {
+    : parameters_(std::move(parameters)),
+      beta1_(train.adam_beta1),
+      beta2_(train.adam_beta2),
+      epsilon_(train.adam_epsilon),
+      weight_decay_(train.weight_decay) {
   for (const auto& parameter : parameters_) {
     const at::Tensor leaf = parameter.tensor.detach();
-    state_.push_back({at::zeros_like(leaf), at::zeros_like(leaf), at::zeros({}, leaf.options().dtype(at::kFloat)), is_decayed(parameter.name)});
+    state_.push_back(
+        {at::zeros_like(leaf), at::zeros_like(leaf), at::zeros({}, leaf.options().dtype(at::kFloat)), is_decayed(parameter.name)});
   }
 }
 
@@ -86,7 +91,8 @@ void AdamW::step(double learning_rate) {
     lists.steps.push_back(state.step);
   }
   for (auto& [key, lists] : groups)
-    at::_fused_adamw_(lists.leaves, lists.grads, lists.first, lists.second, {}, lists.steps, learning_rate, beta1_, beta2_, key.second ? weight_decay_ : 0.0, epsilon_,
+    at::_fused_adamw_(lists.leaves, lists.grads, lists.first, lists.second, {}, lists.steps, learning_rate, beta1_, beta2_,
+                      key.second ? weight_decay_ : 0.0, epsilon_,
                       /*amsgrad=*/false, /*maximize=*/false);
 }
 

@@ -17,7 +17,8 @@ AdapterParameter leaf(std::string name, at::Tensor value) { return {std::move(na
 // The update as its authors write it, in float64 (arXiv:1711.05101, algorithm 2).
 struct Reference {
   at::Tensor value, first, second;
-  explicit Reference(const at::Tensor& start) : value(start.detach().to(at::kDouble)), first(at::zeros_like(value)), second(at::zeros_like(value)) {}
+  explicit Reference(const at::Tensor& start)
+      : value(start.detach().to(at::kDouble)), first(at::zeros_like(value)), second(at::zeros_like(value)) {}
   void step(const at::Tensor& grad, double rate, const TrainSection& train, double decay, int64_t t) {
     const at::Tensor g = grad.to(at::kDouble);
     first = first * train.adam_beta1 + g * (1 - train.adam_beta1);
@@ -34,7 +35,8 @@ TEST_CASE("AdamW follows its published update, decay only where it belongs") {
   TrainSection train;
   train.weight_decay = 0.1;
   train.adam_beta2 = 0.95;
-  std::vector<AdapterParameter> leaves{leaf("a.weight", at::randn({5, 7})), leaf("model.norm.weight", at::randn({7})), leaf("b.bias", at::randn({1000}))};
+  std::vector<AdapterParameter> leaves{leaf("a.weight", at::randn({5, 7})), leaf("model.norm.weight", at::randn({7})),
+                                       leaf("b.bias", at::randn({1000}))};
   std::vector<Reference> references;
   for (const auto& parameter : leaves) references.emplace_back(parameter.tensor);
   AdamW optimizer(leaves, train);
@@ -47,7 +49,8 @@ TEST_CASE("AdamW follows its published update, decay only where it belongs") {
     optimizer.step(rate);
   }
   // Twenty steps in float32, each off by a few units of 6e-8.
-  for (size_t i = 0; i < leaves.size(); ++i) CHECK((leaves[i].tensor.detach().to(at::kDouble) - references[i].value).abs().max().item<double>() < 2e-5);
+  for (size_t i = 0; i < leaves.size(); ++i)
+    CHECK((leaves[i].tensor.detach().to(at::kDouble) - references[i].value).abs().max().item<double>() < 2e-5);
 }
 
 TEST_CASE("a parameter without a gradient stays as it is") {
@@ -61,11 +64,13 @@ TEST_CASE("a parameter without a gradient stays as it is") {
 }
 
 TEST_CASE("decay is left out for biases and norms by the rules of transformers") {
-  for (const char* name : {"model.layers.0.self_attn.q_proj.weight", "lm_head.weight", "model.embed_tokens.weight", "x.lora_A.weight", "model.normalizer.weight"}) {
+  for (const char* name : {"model.layers.0.self_attn.q_proj.weight", "lm_head.weight", "model.embed_tokens.weight", "x.lora_A.weight",
+                           "model.normalizer.weight"}) {
     INFO(name);
     CHECK(is_decayed(name));
   }
-  for (const char* name : {"model.layers.0.self_attn.q_proj.bias", "model.norm.weight", "model.layers.1.input_layernorm.weight", "self_attn.q_norm.weight", "x.RMSNorm.weight"}) {
+  for (const char* name : {"model.layers.0.self_attn.q_proj.bias", "model.norm.weight", "model.layers.1.input_layernorm.weight",
+                           "self_attn.q_norm.weight", "x.RMSNorm.weight"}) {
     INFO(name);
     CHECK_FALSE(is_decayed(name));
   }

@@ -53,8 +53,10 @@ Value file_entry(const fs::path& file, bool hash) {
 }  // namespace
 
 void save_trained(LoadedModel& model, const Recipe& recipe, const fs::path& folder) {
-  if (model.adapters.empty()) save_model(model, recipe, folder);
-  else write_adapters(folder, model.adapters, recipe.model.path.string());
+  if (model.adapters.empty())
+    save_model(model, recipe, folder);
+  else
+    write_adapters(folder, model.adapters, recipe.model.path.string());
 }
 
 void save_checkpoint(LoadedModel& model, const Recipe& recipe, const fs::path& folder, int64_t step, int64_t limit) {
@@ -88,7 +90,8 @@ Value input_hashes(const LoadedModel& model, const Recipe& recipe) {
   // Hashing tens of gigabytes would take longer than loading them: config.json stands for the weights, with their sizes.
   Value weights = Value::list();
   if (model.checkpoint) {
-    if (const fs::path config = model.checkpoint->folder() / "config.json"; fs::exists(config)) inputs.set("config", file_entry(config, true));
+    if (const fs::path config = model.checkpoint->folder() / "config.json"; fs::exists(config))
+      inputs.set("config", file_entry(config, true));
     for (const auto& file : model.checkpoint->files()) weights.as_list().push_back(file_entry(file, false));
   }
   inputs.set("weights", std::move(weights));

@@ -21,7 +21,8 @@ StepPlan plan_steps(const TrainSection& train, int64_t rows) {
     plan.total_steps = static_cast<int64_t>(std::ceil(train.num_train_epochs * static_cast<double>(plan.steps_per_epoch)));
     plan.epochs = static_cast<int64_t>(std::ceil(train.num_train_epochs));
   }
-  plan.warmup_steps = train.warmup_steps > 0 ? train.warmup_steps : static_cast<int64_t>(std::ceil(static_cast<double>(plan.total_steps) * train.warmup_ratio));
+  plan.warmup_steps = train.warmup_steps > 0 ? train.warmup_steps
+                                             : static_cast<int64_t>(std::ceil(static_cast<double>(plan.total_steps) * train.warmup_ratio));
   return plan;
 }
 

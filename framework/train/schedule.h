@@ -8,10 +8,10 @@
 namespace tenon::host {
 
 struct StepPlan {
-  int64_t batches_per_epoch = 0;   // micro-batches
-  int64_t steps_per_epoch = 0;     // optimizer steps; the last one of an epoch may have fewer micro-batches
+  int64_t batches_per_epoch = 0;  // micro-batches
+  int64_t steps_per_epoch = 0;    // optimizer steps; the last one of an epoch may have fewer micro-batches
   int64_t total_steps = 0;
-  int64_t epochs = 0;              // begun, the last one possibly not finished
+  int64_t epochs = 0;  // begun, the last one possibly not finished
   int64_t warmup_steps = 0;
 };
 

@@ -44,8 +44,8 @@ class Tape {
     int stack = -1;  // -1: begin
     int64_t block = 0;
     bool is_recomputed = false;
-    State before;                         // of a recomputed block, holding leaves
-    std::vector<at::Tensor> generators;   // states of the generators that the block may draw from
+    State before;                        // of a recomputed block, holding leaves
+    std::vector<at::Tensor> generators;  // states of the generators that the block may draw from
     std::vector<Link> out;
   };
   void run(Part& part, State& state);

@@ -74,7 +74,7 @@ class Trainer {
   Value inputs_;
   TrainOutcome outcome_;
   Points losses_, eval_losses_;
-  double pending_loss_ = 0;        // since the last logged line
+  double pending_loss_ = 0;  // since the last logged line
   int64_t pending_steps_ = 0;
   double start_ = 0;
   int64_t peak_after_load_ = 0;
@@ -102,13 +102,19 @@ const Recipe& checked(const TrainRequest& request) {
   if (!recipe.train) fail(ErrorCode::Recipe, "the recipe has no [train]");
   if (!recipe.data || recipe.data->train.empty()) fail(ErrorCode::Recipe, "there is nothing to train on: name files in data.train");
   if (!recipe.output_dir) fail(ErrorCode::Recipe, "training needs a place for its results: set output.dir");
-  if (recipe.train->optim != "adamw") fail(ErrorCode::Recipe, "train.optim = \"", recipe.train->optim, "\" is not served yet: use \"adamw\"");
+  if (recipe.train->optim != "adamw")
+    fail(ErrorCode::Recipe, "train.optim = \"", recipe.train->optim, "\" is not served yet: use \"adamw\"");
   schedule_factor(recipe.train->lr_scheduler_type, 0, 0, 1);  // an unknown name ends the run here
   return recipe;
 }
 
 Trainer::Trainer(const TrainRequest& request)
-    : request_(request), model_(*request.model), recipe_(checked(request)), options_(*recipe_.train), folder_(*recipe_.output_dir), recompute_(model_.plan.recompute) {
+    : request_(request),
+      model_(*request.model),
+      recipe_(checked(request)),
+      options_(*recipe_.train),
+      folder_(*recipe_.output_dir),
+      recompute_(model_.plan.recompute) {
   peak_after_load_ = peak_resident_bytes();
   const std::vector<AdapterParameter> leaves = model_.trainable();
   if (leaves.empty()) fail(ErrorCode::Recipe, "nothing is trainable: add an [adapter], or remove the quantizer to train the whole model");
@@ -117,7 +123,8 @@ Trainer::Trainer(const TrainRequest& request)
   if (const int64_t context = model_.model->blueprint().context_length; context > 0 && data_.max_length > context)
     for (const Row& row : data_.rows)
       if (row.length > context) {
-        log_warn(concat("rows of up to ", data_.max_length, " tokens are longer than the model's context of ", context, ": positions beyond it are untrained"));
+        log_warn(concat("rows of up to ", data_.max_length, " tokens are longer than the model's context of ", context,
+                        ": positions beyond it are untrained"));
         break;
       }
   plan_ = plan_steps(options_, static_cast<int64_t>(data_.rows.size()));
@@ -134,7 +141,8 @@ TrainOutcome Trainer::run() {
   int64_t parameters = 0;
   for (const auto& leaf : optimizer_->parameters()) parameters += leaf.tensor.numel();
   log_info(fmt::format("training {} parameters, {} steps of up to {} rows, {} epoch{}", human_count(parameters), plan_.total_steps,
-                       options_.per_device_train_batch_size * options_.gradient_accumulation_steps, plan_.epochs, plan_.epochs == 1 ? "" : "s"));
+                       options_.per_device_train_batch_size * options_.gradient_accumulation_steps, plan_.epochs,
+                       plan_.epochs == 1 ? "" : "s"));
   write_run("running");
   at::manual_seed(static_cast<uint64_t>(options_.seed));  // dropout
   model_.set_training(true);
@@ -145,8 +153,10 @@ TrainOutcome Trainer::run() {
   const auto rows = static_cast<int64_t>(data_.rows.size());
   for (int64_t epoch = 0; outcome_.steps < plan_.total_steps && !outcome_.interrupted; ++epoch) {
     std::vector<int64_t> order(static_cast<size_t>(rows));
-    if (recipe_.data->shuffle) order = shuffled(rows, options_.seed, epoch);
-    else std::iota(order.begin(), order.end(), 0);
+    if (recipe_.data->shuffle)
+      order = shuffled(rows, options_.seed, epoch);
+    else
+      std::iota(order.begin(), order.end(), 0);
     for (int64_t first = 0; first < rows && outcome_.steps < plan_.total_steps; first += rows_per_step) {
       const std::span<const int64_t> part(order.data() + first, static_cast<size_t>(std::min(rows_per_step, rows - first)));
       const int64_t step = outcome_.steps + 1;
@@ -157,7 +167,8 @@ TrainOutcome Trainer::run() {
       outcome_.steps = step;
       if (options_.eval_steps > 0 && step % options_.eval_steps == 0 && !eval_data_.rows.empty()) evaluate_now(step);
       if (outcome_.interrupted) break;
-      if (options_.save_steps > 0 && step % options_.save_steps == 0) save_checkpoint(model_, recipe_, folder_, step, options_.save_total_limit);
+      if (options_.save_steps > 0 && step % options_.save_steps == 0)
+        save_checkpoint(model_, recipe_, folder_, step, options_.save_total_limit);
     }
   }
   progress_->finish();
@@ -176,7 +187,8 @@ Trainer::StepSums Trainer::accumulate(std::span<const int64_t> rows, int64_t ste
     const ObjectiveResult result = request_.objective->step(context, make_batch(data_, part));
     const double loss_sum = result.loss_sum.item<double>();
     if (!std::isfinite(loss_sum))
-      fail(ErrorCode::Data, "the loss is ", loss_sum, " at step ", step, " (samples ", origins(data_, part), "): lower train.learning_rate, or look at these samples with `host data`");
+      fail(ErrorCode::Data, "the loss is ", loss_sum, " at step ", step, " (samples ", origins(data_, part),
+           "): lower train.learning_rate, or look at these samples with `host data`");
     if (result.loss_sum.requires_grad()) {
       torch::autograd::backward({result.loss_sum});
       context.backward();
@@ -201,9 +213,11 @@ bool Trainer::optimizer_step(std::span<const int64_t> rows, int64_t step) {
   scale_gradients(parameters, 1 / sums.weight);
   const double norm = gradient_norm(parameters);
   if (!std::isfinite(norm))
-    fail(ErrorCode::Data, "the gradient is ", norm, " at step ", step, " (samples ", origins(data_, rows), "): lower train.learning_rate, or train in bfloat16 or float32");
+    fail(ErrorCode::Data, "the gradient is ", norm, " at step ", step, " (samples ", origins(data_, rows),
+         "): lower train.learning_rate, or train in bfloat16 or float32");
   if (options_.max_grad_norm > 0) clip_gradients(parameters, norm, options_.max_grad_norm);
-  const double learning_rate = options_.learning_rate * schedule_factor(options_.lr_scheduler_type, step - 1, plan_.warmup_steps, plan_.total_steps);
+  const double learning_rate =
+      options_.learning_rate * schedule_factor(options_.lr_scheduler_type, step - 1, plan_.warmup_steps, plan_.total_steps);
   optimizer_->step(learning_rate);
   clear_gradients(parameters);
   report(sums, step, learning_rate, norm, now() - began);
@@ -211,7 +225,15 @@ bool Trainer::optimizer_step(std::span<const int64_t> rows, int64_t step) {
 }
 
 void Trainer::report(const StepSums& sums, int64_t step, double learning_rate, double norm, double seconds) {
-  StepReport line{step, plan_.total_steps, sums.loss_sum / sums.weight, learning_rate, norm, static_cast<double>(sums.tokens) / std::max(seconds, 1e-9), sums.tokens, 0, {}};
+  StepReport line{step,
+                  plan_.total_steps,
+                  sums.loss_sum / sums.weight,
+                  learning_rate,
+                  norm,
+                  static_cast<double>(sums.tokens) / std::max(seconds, 1e-9),
+                  sums.tokens,
+                  0,
+                  {}};
   line.seconds_left = (now() - start_) / static_cast<double>(step) * static_cast<double>(plan_.total_steps - step);
   for (const auto& [name, value] : sums.metrics) line.metrics[name] = value / sums.weight;
   if (step == 1) outcome_.first_loss = line.loss;
@@ -235,19 +257,22 @@ void Trainer::report(const StepSums& sums, int64_t step, double learning_rate, d
     pending_loss_ = 0;
     pending_steps_ = 0;
   }
-  progress_->note(fmt::format("loss {:.4f}, {} token/s, {}", line.loss, human_count(static_cast<int64_t>(line.tokens_per_second)), human_bytes(resident_bytes())));
+  progress_->note(fmt::format("loss {:.4f}, {} token/s, {}", line.loss, human_count(static_cast<int64_t>(line.tokens_per_second)),
+                              human_bytes(resident_bytes())));
   progress_->add(1);
   // Where there is no live line, about twenty lines a run.
   static const bool on_terminal = ::isatty(STDERR_FILENO) == 1;
   if (!on_terminal && (step == 1 || is_last || step % std::max<int64_t>(1, plan_.total_steps / 20) == 0))
-    log_info(fmt::format("step {} of {}: loss {:.4f}, learning rate {:.3g}, {} token/s, {}, {} left", step, plan_.total_steps, line.loss, learning_rate,
-                         human_count(static_cast<int64_t>(line.tokens_per_second)), human_bytes(resident_bytes()), human_seconds(line.seconds_left)));
+    log_info(fmt::format("step {} of {}: loss {:.4f}, learning rate {:.3g}, {} token/s, {}, {} left", step, plan_.total_steps, line.loss,
+                         learning_rate, human_count(static_cast<int64_t>(line.tokens_per_second)), human_bytes(resident_bytes()),
+                         human_seconds(line.seconds_left)));
   if (request_.hooks.on_step) request_.hooks.on_step(line);
 }
 
 void Trainer::evaluate_now(int64_t step) {
   model_.set_training(false);
-  const int64_t batch_size = options_.per_device_eval_batch_size > 0 ? options_.per_device_eval_batch_size : options_.per_device_train_batch_size;
+  const int64_t batch_size =
+      options_.per_device_eval_batch_size > 0 ? options_.per_device_eval_batch_size : options_.per_device_train_batch_size;
   EvalResult result;
   try {
     result = evaluate(model_, request_.objective, eval_data_, batch_size);
@@ -272,7 +297,8 @@ void Trainer::evaluate_now(int64_t step) {
 
 void Trainer::finish() {
   // The last evaluation belongs to the weights that are saved; a stop does not wait for it.
-  const bool is_due = !eval_data_.rows.empty() && (eval_losses_.empty() || eval_losses_.back().first != static_cast<double>(outcome_.steps));
+  const bool is_due =
+      !eval_data_.rows.empty() && (eval_losses_.empty() || eval_losses_.back().first != static_cast<double>(outcome_.steps));
   if (is_due && !outcome_.interrupted) evaluate_now(outcome_.steps);
   model_.set_training(false);
   outcome_.seconds = now() - start_;
@@ -283,8 +309,8 @@ void Trainer::finish() {
   set_interrupted(was_interrupted);
   write_plot();
   write_run(outcome_.interrupted ? "interrupted" : "finished");
-  log_info(fmt::format("{} after {} of {} steps in {}: {}", outcome_.interrupted ? "stopped" : "trained", outcome_.steps, plan_.total_steps, human_seconds(outcome_.seconds),
-                       folder_.string()));
+  log_info(fmt::format("{} after {} of {} steps in {}: {}", outcome_.interrupted ? "stopped" : "trained", outcome_.steps, plan_.total_steps,
+                       human_seconds(outcome_.seconds), folder_.string()));
 }
 
 void Trainer::write_plot() const { write_file(folder_ / "loss.svg", loss_svg(losses_, eval_losses_, folder_.filename().string())); }

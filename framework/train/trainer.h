@@ -18,31 +18,31 @@ namespace tenon::host {
 struct StepReport {
   int64_t step = 0, total_steps = 0;
   double loss = 0, learning_rate = 0, grad_norm = 0, tokens_per_second = 0;
-  int64_t tokens = 0;                       // of this step, padding not counted
+  int64_t tokens = 0;  // of this step, padding not counted
   double seconds_left = 0;
-  std::map<std::string, double> metrics;    // the objective's, per unit of weight
+  std::map<std::string, double> metrics;  // the objective's, per unit of weight
 };
 
 struct TrainHooks {
-  std::function<void(const StepReport&)> on_step;               // after every optimizer step
+  std::function<void(const StepReport&)> on_step;  // after every optimizer step
   std::function<void(int64_t step, double loss)> on_eval;
-  std::function<bool()> cancel;                                 // true: stop as Ctrl-C does
+  std::function<bool()> cancel;  // true: stop as Ctrl-C does
 };
 
 struct TrainRequest {
   LoadedModel* model = nullptr;
   Objective* objective = nullptr;
-  const Recipe* recipe = nullptr;           // with [data], [train] and output.dir
-  Value plugins;                            // Registry::loaded(), for run.json
+  const Recipe* recipe = nullptr;  // with [data], [train] and output.dir
+  Value plugins;                   // Registry::loaded(), for run.json
   TrainHooks hooks = {};
 };
 
 struct TrainOutcome {
   int64_t steps = 0, total_steps = 0, tokens = 0;
-  double first_loss = 0, last_loss = 0;     // of the first and last optimizer step
+  double first_loss = 0, last_loss = 0;  // of the first and last optimizer step
   std::optional<double> first_eval_loss, last_eval_loss;
   double seconds = 0;
-  bool interrupted = false;                 // stopped by Ctrl-C or cancel; everything was saved
+  bool interrupted = false;  // stopped by Ctrl-C or cancel; everything was saved
 };
 
 // Reads the data, trains, and leaves in output.dir: the adapter or model, metrics.jsonl, loss.svg, run.json, checkpoint-<step>/. On an interruption the

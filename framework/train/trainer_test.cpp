@@ -53,7 +53,9 @@ struct Fixture {
   Fixture() {
     set_log_sink([this](LogLevel, std::string_view line) { log.emplace_back(line); });
     std::string text;
-    for (int i = 0; i < 12; ++i) text += "{\"prompt\": \"" + std::string(1 + static_cast<size_t>(i) % 3, 'a') + "\", \"completion\": \"" + std::string(1 + static_cast<size_t>(i) % 4, 'b') + "\"}\n";
+    for (int i = 0; i < 12; ++i)
+      text += "{\"prompt\": \"" + std::string(1 + static_cast<size_t>(i) % 3, 'a') + "\", \"completion\": \"" +
+              std::string(1 + static_cast<size_t>(i) % 4, 'b') + "\"}\n";
     recipe.data.emplace();
     recipe.data->format = "prompt_completion";
     recipe.data->max_length = 32;

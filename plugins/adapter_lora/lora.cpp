@@ -39,7 +39,8 @@ std::vector<std::string> known_paths(const SlotSpec& slot) {
   std::vector<std::string> paths{slot.path};
   for (const auto& source : slot.sources)
     if (source.pieces.size() == 1 && !source.stack)
-      if (const std::string& tensor = source.pieces[0].tensor; tensor.ends_with(".weight")) paths.push_back(tensor.substr(0, tensor.size() - 7));
+      if (const std::string& tensor = source.pieces[0].tensor; tensor.ends_with(".weight"))
+        paths.push_back(tensor.substr(0, tensor.size() - 7));
   for (size_t i = 0, n = paths.size(); i < n; ++i)
     if (paths[i].starts_with("model.")) paths.push_back(paths[i].substr(6));
   return paths;
@@ -100,8 +101,10 @@ void Lora::initialise(LowRank& update, bool is_embedding) const {
     draw_normal(update.b, 1);
     return;
   }
-  if (init.is_string()) draw_normal(update.a, 1.0 / static_cast<double>(update.a.size(0)));
-  else draw_uniform(update.a);
+  if (init.is_string())
+    draw_normal(update.a, 1.0 / static_cast<double>(update.a.size(0)));
+  else
+    draw_uniform(update.a);
   if (is_random_update) draw_uniform(update.b);
 }
 
@@ -122,7 +125,8 @@ std::shared_ptr<Filler> Lora::wrap(const SlotSpec& slot, std::shared_ptr<Filler>
   initialise(update, is_embedding);
   if (specs.size() > 2) update.magnitude = at::zeros(specs[2].shape, update.a.options());
   std::shared_ptr<Filler> filler;
-  if (is_embedding) filler = std::make_shared<LoraEmbedding>(base, update, switches_);
+  if (is_embedding)
+    filler = std::make_shared<LoraEmbedding>(base, update, switches_);
   else {
     auto linear = std::make_shared<LoraLinear>(base, update, switches_);
     if (update.magnitude.defined()) linear->start_magnitude();
@@ -158,7 +162,7 @@ void Lora::load(const TensorSource& weights) {
   constexpr size_t kListed = 12;
   std::vector<std::string> problems;
   std::map<std::string, std::pair<std::string, at::Tensor>> places;  // plain key -> name as written, tensor
-  std::map<std::string, const Target*> bases;                       // plain key of a saved copy of the base weight
+  std::map<std::string, const Target*> bases;                        // plain key of a saved copy of the base weight
   std::set<std::string> missing;
   for (const auto& target : targets_) {
     const Names names = names_of(target.slot);
@@ -178,18 +182,22 @@ void Lora::load(const TensorSource& weights) {
     if (auto place = places.find(plain); place != places.end()) {
       const auto& [name, tensor] = place->second;
       const TensorSpec spec = weights.spec(key);
-      if (!missing.erase(name)) problems.push_back(concat("'", key, "' comes twice"));
+      if (!missing.erase(name))
+        problems.push_back(concat("'", key, "' comes twice"));
       else if (at::IntArrayRef(spec.shape) != tensor.sizes())
         problems.push_back(concat("'", key, "' is ", shape_text(spec.shape), ", expected ", shape_text(tensor.sizes())));
-      else tensor.copy_(weights.read(key));
+      else
+        tensor.copy_(weights.read(key));
     } else if (auto base = bases.find(plain); base != bases.end()) {
       // PEFT keeps a copy of targeted embeddings and heads. It must be the weight that is here already, up to bfloat16's rounding.
       const at::Tensor copy = weights.read(key).to(at::kFloat);
       const SlotSpec& slot = base->second->slot;
-      if (copy.sizes() != at::IntArrayRef({slot.out, slot.in})) problems.push_back(concat("'", key, "' is ", shape_text(copy.sizes()), ", the model's weight is [", slot.out, ", ", slot.in, "]"));
+      if (copy.sizes() != at::IntArrayRef({slot.out, slot.in}))
+        problems.push_back(concat("'", key, "' is ", shape_text(copy.sizes()), ", the model's weight is [", slot.out, ", ", slot.in, "]"));
       else {
         const at::Tensor own = base->second->base->dense_rows(at::kFloat, 0, slot.out).to(at::kCPU);
-        if ((copy - own).abs().sub_(own.abs(), 1.0 / 128).max().item<float>() > 1e-6F) problems.push_back(concat("'", key, "' is another weight than the model's"));
+        if ((copy - own).abs().sub_(own.abs(), 1.0 / 128).max().item<float>() > 1e-6F)
+          problems.push_back(concat("'", key, "' is another weight than the model's"));
       }
     } else {
       problems.push_back(concat("'", key, "' has no place in this model"));

@@ -12,8 +12,8 @@ struct Switches {
 };
 
 struct LowRank {
-  at::Tensor a, b;        // float32 leaves. Linear: [r, in] and [out, r]; embedding: [r, rows] and [width, r]
-  at::Tensor magnitude;   // [out] float32, DoRA only
+  at::Tensor a, b;       // float32 leaves. Linear: [r, in] and [out, r]; embedding: [r, rows] and [width, r]
+  at::Tensor magnitude;  // [out] float32, DoRA only
   double scaling = 1, dropout = 0;
 };
 

@@ -253,7 +253,8 @@ TEST_CASE("a magnitude is trained beside the direction, whose length counts as a
     w.magnitude.mul_(0.7);
   }
   at::Tensor x = at::randn({5, 10}).requires_grad_(), x2 = x.detach().clone().requires_grad_();
-  at::Tensor a = w.a.detach().clone().requires_grad_(), b = w.b.detach().clone().requires_grad_(), m = w.magnitude.detach().clone().requires_grad_();
+  at::Tensor a = w.a.detach().clone().requires_grad_(), b = w.b.detach().clone().requires_grad_(),
+             m = w.magnitude.detach().clone().requires_grad_();
   const at::Tensor expected = at::linear(x2, (w.weight + at::matmul(b, a) * 1.5) * (m / norm).unsqueeze(1), w.bias);
   const at::Tensor seed = at::randn({5, 12});
   torch::autograd::backward({expected}, {seed});
@@ -301,7 +302,7 @@ TEST_CASE("fresh updates start as PEFT starts them") {
   };
   for (const char* name : {"default", ""}) {
     const auto state = start(*name ? Value(name) : Value(true));
-    CHECK(state[0].tensor.abs().max().item<float>() <= 0.05);                                    // 1 / sqrt(400)
+    CHECK(state[0].tensor.abs().max().item<float>() <= 0.05);  // 1 / sqrt(400)
     CHECK(state[0].tensor.std().item<float>() == doctest::Approx(0.05 / std::sqrt(3.0)).epsilon(0.03));
     CHECK(state[1].tensor.abs().max().item<float>() == 0);
     CHECK(state[0].tensor.requires_grad());
@@ -334,7 +335,8 @@ TEST_CASE("the plan's parameters are those of the wrapped layer") {
 
 TEST_CASE("a file's tensors find their places under every known spelling") {
   const std::string path = "model.layers.0.self_attn.q_proj";
-  for (const char* prefix : {"base_model.model.model.layers.0.self_attn.q_proj", "base_model.model.layers.0.self_attn.q_proj", "base_model.model.old.q"})
+  for (const char* prefix :
+       {"base_model.model.model.layers.0.self_attn.q_proj", "base_model.model.layers.0.self_attn.q_proj", "base_model.model.old.q"})
     for (const char* name : {"", ".default"}) {
       at::manual_seed(13);
       LoraOptions options = options_of(4, 4);

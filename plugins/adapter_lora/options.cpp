@@ -15,7 +15,9 @@ bool is_name_or_list(const Value& v) {
   return true;
 }
 
-std::string check_names(const Value& v) { return is_name_or_list(v) ? "" : concat("expected a string or a list of strings, found ", v.type_name()); }
+std::string check_names(const Value& v) {
+  return is_name_or_list(v) ? "" : concat("expected a string or a list of strings, found ", v.type_name());
+}
 
 std::string check_layers(const Value& v) {
   if (v.is_null() || v.is_int()) return "";
@@ -57,10 +59,25 @@ bool is_off(const Value& v) {
 }
 
 // Keys that are read, and keys that say nothing about what the adapter computes.
-constexpr std::array kRead = {"r", "lora_alpha", "lora_dropout", "target_modules", "exclude_modules", "rank_pattern", "alpha_pattern", "bias", "use_rslora", "use_dora",
-                              "modules_to_save", "init_lora_weights", "layers_to_transform", "layers_pattern", "fan_in_fan_out", "peft_type"};
-constexpr std::array kHarmless = {"auto_mapping", "base_model_name_or_path", "revision", "task_type", "inference_mode", "peft_version", "megatron_core",
-                                  "qalora_group_size", "loftq_config", "eva_config", "corda_config", "lora_ga_config", "runtime_config"};
+constexpr std::array kRead = {"r",
+                              "lora_alpha",
+                              "lora_dropout",
+                              "target_modules",
+                              "exclude_modules",
+                              "rank_pattern",
+                              "alpha_pattern",
+                              "bias",
+                              "use_rslora",
+                              "use_dora",
+                              "modules_to_save",
+                              "init_lora_weights",
+                              "layers_to_transform",
+                              "layers_pattern",
+                              "fan_in_fan_out",
+                              "peft_type"};
+constexpr std::array kHarmless = {"auto_mapping", "base_model_name_or_path", "revision",          "task_type",    "inference_mode",
+                                  "peft_version", "megatron_core",           "qalora_group_size", "loftq_config", "eva_config",
+                                  "corda_config", "lora_ga_config",          "runtime_config"};
 
 template <class Names>
 bool is_among(const Names& names, std::string_view key) {
@@ -88,7 +105,8 @@ void replace_if_set(const Value& config, const char* key, Value& target) {
 }
 
 template <class T>
-void refuse_conflict(std::string& conflicts, const char* name, const T& recipe, const T& fallback, const T& saved, const std::string& recipe_text, const std::string& saved_text) {
+void refuse_conflict(std::string& conflicts, const char* name, const T& recipe, const T& fallback, const T& saved,
+                     const std::string& recipe_text, const std::string& saved_text) {
   if (recipe == fallback || recipe == saved) return;
   conflicts += concat(conflicts.empty() ? "" : "; ", name, " = ", recipe_text, " in the recipe, ", saved_text, " in the adapter");
 }
@@ -100,23 +118,31 @@ OptionTable lora_options() {
       option(&LoraOptions::r, "r", "Rank of the update.", range(1)),
       option(&LoraOptions::lora_alpha, "lora_alpha", "The update is scaled by lora_alpha / r."),
       option(&LoraOptions::lora_dropout, "lora_dropout", "Share of the input that the update does not see while training.",
-             checked([](const Value& v) { return v.is_number() && v.as_float() >= 0 && v.as_float() < 1 ? "" : std::string("must be at least 0 and below 1"); })),
+             checked([](const Value& v) {
+               return v.is_number() && v.as_float() >= 0 && v.as_float() < 1 ? "" : std::string("must be at least 0 and below 1");
+             })),
       option(&LoraOptions::target_modules, "target_modules",
-             "\"all-linear\" (all but the output head), a list of module names (whole or their ends), or a regular expression that matches whole paths; absent: as PEFT does for the model.",
+             "\"all-linear\" (all but the output head), a list of module names (whole or their ends), or a regular expression that matches "
+             "whole paths; absent: as PEFT does for the model.",
              checked(check_names)),
-      option(&LoraOptions::exclude_modules, "exclude_modules", "Modules left alone: a list of names or a regular expression.", checked(check_names)),
+      option(&LoraOptions::exclude_modules, "exclude_modules", "Modules left alone: a list of names or a regular expression.",
+             checked(check_names)),
       option(&LoraOptions::rank_pattern, "rank_pattern", "r by regular expression on the end of the path; the first match counts.",
              checked([](const Value& v) { return check_pattern(v, true); })),
-      option(&LoraOptions::alpha_pattern, "alpha_pattern", "lora_alpha by regular expression on the end of the path; the first match counts.",
+      option(&LoraOptions::alpha_pattern, "alpha_pattern",
+             "lora_alpha by regular expression on the end of the path; the first match counts.",
              checked([](const Value& v) { return check_pattern(v, false); })),
       option(&LoraOptions::bias, "bias", "Which biases are trained; only \"none\" so far.", one_of({"none", "all", "lora_only"})),
       option(&LoraOptions::use_rslora, "use_rslora", "Scale by lora_alpha / sqrt(r)."),
       option(&LoraOptions::use_dora, "use_dora", "Train the magnitude of each output row apart from its direction (DoRA)."),
       option(&LoraOptions::modules_to_save, "modules_to_save", "Modules trained whole and saved with the adapter; not served yet."),
-      option(&LoraOptions::init_lora_weights, "init_lora_weights", "\"default\" (or true): A uniform, B zero. \"gaussian\": A normal with deviation 1/r, B zero. false: both random.",
+      option(&LoraOptions::init_lora_weights, "init_lora_weights",
+             "\"default\" (or true): A uniform, B zero. \"gaussian\": A normal with deviation 1/r, B zero. false: both random.",
              checked(check_init)),
-      option(&LoraOptions::layers_to_transform, "layers_to_transform", "Only blocks with these indices; target_modules must be a list.", checked(check_layers)),
-      option(&LoraOptions::layers_pattern, "layers_pattern", "Name of the list of blocks that layers_to_transform counts in.", checked(check_names)),
+      option(&LoraOptions::layers_to_transform, "layers_to_transform", "Only blocks with these indices; target_modules must be a list.",
+             checked(check_layers)),
+      option(&LoraOptions::layers_pattern, "layers_pattern", "Name of the list of blocks that layers_to_transform counts in.",
+             checked(check_names)),
       option(&LoraOptions::fan_in_fan_out, "fan_in_fan_out", "Weights stored as (in, out); only false so far."),
   });
 }
@@ -131,7 +157,8 @@ void require_served(const LoraOptions& options) {
 
 LoraOptions read_peft_config(const Value& config, const LoraOptions& recipe) {
   std::vector<std::string> problems;
-  if (config.string_or("peft_type", "LORA") != "LORA") problems.push_back(concat("peft_type is '", config.string_or("peft_type", ""), "', expected LORA"));
+  if (config.string_or("peft_type", "LORA") != "LORA")
+    problems.push_back(concat("peft_type is '", config.string_or("peft_type", ""), "', expected LORA"));
   for (const auto& [key, value] : config.as_table()) {
     if (is_among(kRead, key) || is_among(kHarmless, key) || is_off(value)) continue;
     problems.push_back(concat("'", key, "' may change what the adapter computes and is not known here"));
@@ -154,13 +181,17 @@ LoraOptions read_peft_config(const Value& config, const LoraOptions& recipe) {
   replace_if_set(config, "layers_to_transform", o.layers_to_transform);
   replace_if_set(config, "layers_pattern", o.layers_pattern);
   o.init_lora_weights = true;
-  if (const Value* modules = config.find_set("modules_to_save"); modules && !is_off(*modules)) problems.push_back("modules_to_save is not served yet");
+  if (const Value* modules = config.find_set("modules_to_save"); modules && !is_off(*modules))
+    problems.push_back("modules_to_save is not served yet");
   if (o.bias != "none") problems.push_back(concat("bias is '", o.bias, "', only 'none' is served so far"));
   if (o.fan_in_fan_out) problems.push_back("fan_in_fan_out is true, only false is served");
   if (o.r < 1) problems.push_back(concat("r is ", o.r, ", expected a positive int"));
-  for (auto [name, text] : {std::pair{"target_modules", check_names(o.target_modules)}, {"exclude_modules", check_names(o.exclude_modules)},
-                            {"rank_pattern", check_pattern(o.rank_pattern, true)}, {"alpha_pattern", check_pattern(o.alpha_pattern, false)},
-                            {"layers_to_transform", check_layers(o.layers_to_transform)}, {"layers_pattern", check_names(o.layers_pattern)}})
+  for (auto [name, text] : {std::pair{"target_modules", check_names(o.target_modules)},
+                            {"exclude_modules", check_names(o.exclude_modules)},
+                            {"rank_pattern", check_pattern(o.rank_pattern, true)},
+                            {"alpha_pattern", check_pattern(o.alpha_pattern, false)},
+                            {"layers_to_transform", check_layers(o.layers_to_transform)},
+                            {"layers_pattern", check_names(o.layers_pattern)}})
     if (!text.empty()) problems.push_back(concat(name, ": ", text));
   if (!problems.empty()) {
     std::string text;
@@ -171,19 +202,23 @@ LoraOptions read_peft_config(const Value& config, const LoraOptions& recipe) {
   std::string conflicts;
   const LoraOptions fallback;
   refuse_conflict(conflicts, "r", recipe.r, fallback.r, o.r, concat(recipe.r), concat(o.r));
-  refuse_conflict(conflicts, "lora_alpha", recipe.lora_alpha, fallback.lora_alpha, o.lora_alpha, concat(recipe.lora_alpha), concat(o.lora_alpha));
+  refuse_conflict(conflicts, "lora_alpha", recipe.lora_alpha, fallback.lora_alpha, o.lora_alpha, concat(recipe.lora_alpha),
+                  concat(o.lora_alpha));
   refuse_conflict(conflicts, "use_rslora", recipe.use_rslora, fallback.use_rslora, o.use_rslora, "true", "false");
   refuse_conflict(conflicts, "use_dora", recipe.use_dora, fallback.use_dora, o.use_dora, "true", "false");
-  const bool is_expanded = recipe.target_modules.is_string() && recipe.target_modules.as_string() == "all-linear";  // the file holds names instead
+  const bool is_expanded =
+      recipe.target_modules.is_string() && recipe.target_modules.as_string() == "all-linear";  // the file holds names instead
   if (!is_expanded) refuse_conflict(conflicts, "target_modules", recipe.target_modules, Value(), o.target_modules, "one thing", "another");
   refuse_conflict(conflicts, "rank_pattern", recipe.rank_pattern, fallback.rank_pattern, o.rank_pattern, "one thing", "another");
   refuse_conflict(conflicts, "alpha_pattern", recipe.alpha_pattern, fallback.alpha_pattern, o.alpha_pattern, "one thing", "another");
-  if (!conflicts.empty()) fail(ErrorCode::Recipe, conflicts, ": an adapter that is continued keeps its shape, so leave these keys out of the recipe");
+  if (!conflicts.empty())
+    fail(ErrorCode::Recipe, conflicts, ": an adapter that is continued keeps its shape, so leave these keys out of the recipe");
   if (recipe.lora_dropout != fallback.lora_dropout) o.lora_dropout = recipe.lora_dropout;
   return o;
 }
 
-Value write_peft_config(const LoraOptions& options, const std::vector<std::string>& targets, const std::string& base_model, const Value& saved) {
+Value write_peft_config(const LoraOptions& options, const std::vector<std::string>& targets, const std::string& base_model,
+                        const Value& saved) {
   Value out = saved;
   auto keep = [&](const char* key, Value value) {
     if (!out.find(key)) out.set(key, std::move(value));

@@ -13,17 +13,17 @@ struct LoraOptions {
   int64_t r = 8;
   double lora_alpha = 8;
   double lora_dropout = 0;
-  Value target_modules;                     // null: the default of the model_type; "all-linear", a list or a regular expression
-  Value exclude_modules;                    // null, a list or a regular expression
-  Value rank_pattern = Value::table();      // regular expression -> r; the first match in file order counts
+  Value target_modules;                 // null: the default of the model_type; "all-linear", a list or a regular expression
+  Value exclude_modules;                // null, a list or a regular expression
+  Value rank_pattern = Value::table();  // regular expression -> r; the first match in file order counts
   Value alpha_pattern = Value::table();
   std::string bias = "none";
   bool use_rslora = false;
   bool use_dora = false;
   std::vector<std::string> modules_to_save;
-  Value init_lora_weights = true;           // true, "gaussian" or false
-  Value layers_to_transform;                // null, an int or a list of ints
-  Value layers_pattern;                     // null, a string or a list
+  Value init_lora_weights = true;  // true, "gaussian" or false
+  Value layers_to_transform;       // null, an int or a list of ints
+  Value layers_pattern;            // null, a string or a list
   bool fan_in_fan_out = false;
 };
 
@@ -38,6 +38,7 @@ LoraOptions read_peft_config(const Value& config, const LoraOptions& recipe);
 
 // adapter_config.json as PEFT 0.21.2 writes it. `saved`: the file this adapter was continued from (null when fresh): its further keys
 // and the order of its keys stay.
-Value write_peft_config(const LoraOptions& options, const std::vector<std::string>& targets, const std::string& base_model, const Value& saved);
+Value write_peft_config(const LoraOptions& options, const std::vector<std::string>& targets, const std::string& base_model,
+                        const Value& saved);
 
 }  // namespace tenon::lora

@@ -7,5 +7,6 @@ TENON_PLUGIN(.id = "tenon.adapter_lora", .version = "0.1.0", .license = "Apache-
 
 TENON_REGISTER(tenon::Registrar& registrar) {
   using namespace tenon::lora;
-  registrar.adapter<LoraOptions, Lora>("lora", "Low-rank updates beside frozen weights (LoRA, rsLoRA, DoRA), in PEFT's file format.", lora_options());
+  registrar.adapter<LoraOptions, Lora>("lora", "Low-rank updates beside frozen weights (LoRA, rsLoRA, DoRA), in PEFT's file format.",
+                                       lora_options());
 }

@@ -17,9 +17,13 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-at::Tensor draw_mask(const at::Tensor& x, double dropout) { return at::empty_like(x, x.options().dtype(at::kBool)).bernoulli_(1 - dropout); }
+at::Tensor draw_mask(const at::Tensor& x, double dropout) {
+  return at::empty_like(x, x.options().dtype(at::kBool)).bernoulli_(1 - dropout);
+}
 
-at::Tensor apply_mask(const at::Tensor& x, const at::Tensor& mask, double dropout) { return mask.defined() ? (x * mask).mul_(1 / (1 - dropout)) : x; }
+at::Tensor apply_mask(const at::Tensor& x, const at::Tensor& mask, double dropout) {
+  return mask.defined() ? (x * mask).mul_(1 / (1 - dropout)) : x;
+}
 
 at::Tensor as_rows(const at::Tensor& t) { return t.reshape({-1, t.size(-1)}); }
 
@@ -30,8 +34,8 @@ std::vector<int64_t> with_last(const at::Tensor& t, int64_t last) {
 }
 
 struct LowRankProduct : torch::autograd::Function<LowRankProduct> {
-  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& /*a*/, const at::Tensor& /*b*/, const at::Tensor& a_cast, const at::Tensor& b_cast,
-                            double scaling, double dropout) {
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& /*a*/, const at::Tensor& /*b*/,
+                            const at::Tensor& a_cast, const at::Tensor& b_cast, double scaling, double dropout) {
     const at::Tensor mask = dropout > 0 ? draw_mask(x, dropout) : at::Tensor();
     const at::Tensor narrow = at::linear(as_rows(apply_mask(x, mask, dropout)), a_cast).mul_(scaling);
     ctx->save_for_backward({x, mask, narrow, a_cast, b_cast});
@@ -71,7 +75,8 @@ struct Drop : torch::autograd::Function<Drop> {
 
 }  // namespace
 
-at::Tensor low_rank_product(const at::Tensor& x, const at::Tensor& a, const at::Tensor& b, const at::Tensor& a_cast, const at::Tensor& b_cast, double scaling, double dropout) {
+at::Tensor low_rank_product(const at::Tensor& x, const at::Tensor& a, const at::Tensor& b, const at::Tensor& a_cast,
+                            const at::Tensor& b_cast, double scaling, double dropout) {
   if (at::GradMode::is_enabled()) return LowRankProduct::apply(x, a, b, a_cast, b_cast, scaling, dropout);
   const at::Tensor mask = dropout > 0 ? draw_mask(x, dropout) : at::Tensor();
   return at::linear(at::linear(as_rows(apply_mask(x, mask, dropout)), a_cast).mul_(scaling), b_cast).view(with_last(x, b_cast.size(0)));

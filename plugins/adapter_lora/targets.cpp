@@ -26,7 +26,8 @@ bool ends_with_name(const std::string& path, const std::string& name) {
 class ModuleRule {
  public:
   ModuleRule(const Value& value, const char* option) {
-    if (value.is_string()) pattern_ = compile(value.as_string(), option), is_pattern_ = true;
+    if (value.is_string())
+      pattern_ = compile(value.as_string(), option), is_pattern_ = true;
     else if (value.is_list())
       for (const auto& item : value.as_list()) names_.push_back(item.as_string());
   }
@@ -46,11 +47,13 @@ class LayerRule {
  public:
   explicit LayerRule(const LoraOptions& options) {
     const Value& layers = options.layers_to_transform;
-    if (layers.is_int()) indices_.insert(layers.as_int());
+    if (layers.is_int())
+      indices_.insert(layers.as_int());
     else if (layers.is_list())
       for (const auto& layer : layers.as_list()) indices_.insert(layer.as_int());
     std::vector<std::string> names;
-    if (options.layers_pattern.is_string() && !options.layers_pattern.as_string().empty()) names = {options.layers_pattern.as_string()};
+    if (options.layers_pattern.is_string() && !options.layers_pattern.as_string().empty())
+      names = {options.layers_pattern.as_string()};
     else if (options.layers_pattern.is_list())
       for (const auto& name : options.layers_pattern.as_list()) names.push_back(name.as_string());
     if (names.empty()) patterns_.push_back(compile(R"(.*?\.[^.]*\.(\d+)\..*)", "layers_pattern"));
@@ -92,7 +95,8 @@ std::string known_names(const Blueprint& blueprint, const std::string& name) {
     if (slot.kind != SlotKind::Experts) distinct.insert(last_name(slot.path));
   std::vector<std::string> names(distinct.begin(), distinct.end());
   const std::string wanted = last_name(name);
-  std::stable_sort(names.begin(), names.end(), [&](const auto& a, const auto& b) { return edit_distance(wanted, a) < edit_distance(wanted, b); });
+  std::stable_sort(names.begin(), names.end(),
+                   [&](const auto& a, const auto& b) { return edit_distance(wanted, a) < edit_distance(wanted, b); });
   std::string text;
   for (size_t i = 0; i < names.size() && i < 10; ++i) text += (i ? ", " : "") + names[i];
   return text;
@@ -103,7 +107,9 @@ const Value& default_targets(const std::string& model_type) {
   static const std::map<std::string, Value> table = [] {
     const Value query_value(std::vector<std::string>{"q_proj", "v_proj"});
     std::map<std::string, Value> t;
-    for (const char* type : {"llama", "llama4", "mistral", "mixtral", "stablelm", "gemma", "gemma2", "gemma3_text", "qwen2", "qwen3", "opt", "gptj", "gpt_neo", "bart"}) t[type] = query_value;
+    for (const char* type : {"llama", "llama4", "mistral", "mixtral", "stablelm", "gemma", "gemma2", "gemma3_text", "qwen2", "qwen3", "opt",
+                             "gptj", "gpt_neo", "bart"})
+      t[type] = query_value;
     t["phi"] = Value(std::vector<std::string>{"q_proj", "v_proj", "fc1", "fc2"});
     t["gpt2"] = t["gpt_bigcode"] = Value(std::vector<std::string>{"c_attn"});
     t["bloom"] = t["gpt_neox"] = t["falcon"] = Value(std::vector<std::string>{"query_key_value"});
@@ -111,7 +117,8 @@ const Value& default_targets(const std::string& model_type) {
     return t;
   }();
   auto it = table.find(model_type);
-  if (it == table.end()) fail(ErrorCode::Recipe, "target_modules has no default for model_type '", model_type, "': give \"all-linear\" or a list");
+  if (it == table.end())
+    fail(ErrorCode::Recipe, "target_modules has no default for model_type '", model_type, "': give \"all-linear\" or a list");
   return it->second;
 }
 
@@ -127,7 +134,8 @@ std::vector<std::string> shortest_names(const std::vector<std::string>& targets,
   };
   auto add_with_parents = [&](const std::string& path, bool itself) {
     if (itself) add_ends(path);
-    for (size_t dot = path.rfind('.'); dot != std::string::npos; dot = dot == 0 ? std::string::npos : path.rfind('.', dot - 1)) add_ends(path.substr(0, dot));
+    for (size_t dot = path.rfind('.'); dot != std::string::npos; dot = dot == 0 ? std::string::npos : path.rfind('.', dot - 1))
+      add_ends(path.substr(0, dot));
   };
   for (const auto& slot : blueprint.slots) add_with_parents(slot.path, !chosen.count(slot.path));
   for (const auto& tensor : blueprint.tensors) add_with_parents(tensor.path, false);
@@ -179,15 +187,18 @@ TargetSet find_targets(const LoraOptions& options, const Blueprint& blueprint, b
     }
   if (found.paths.empty()) {
     std::string text = "nothing";
-    if (wanted.is_string()) text = "'" + wanted.as_string() + "'";
+    if (wanted.is_string())
+      text = "'" + wanted.as_string() + "'";
     else if (wanted.is_list()) {
       text.clear();
       for (const auto& item : wanted.as_list()) text += (text.empty() ? "'" : ", '") + item.as_string() + "'";
     }
-    fail(ErrorCode::Recipe, "target_modules ", text, " leaves no module to adapt", options.exclude_modules.is_null() ? "" : " after exclude_modules", "; there are ",
+    fail(ErrorCode::Recipe, "target_modules ", text, " leaves no module to adapt",
+         options.exclude_modules.is_null() ? "" : " after exclude_modules", "; there are ",
          known_names(blueprint, wanted.is_string() ? wanted.as_string() : ""));
   }
-  if (all_linear) found.names = shortest_names(found.paths, blueprint);
+  if (all_linear)
+    found.names = shortest_names(found.paths, blueprint);
   else if (wanted.is_list())
     for (const auto& item : wanted.as_list()) found.names.push_back(item.as_string());
   return found;

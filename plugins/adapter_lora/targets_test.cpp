@@ -23,7 +23,8 @@ Blueprint two_layers(int layers = 2) {
   };
   add("model.embed_tokens", SlotKind::Embedding, SlotRole::InputEmbedding);
   for (int i = 0; i < layers; ++i)
-    for (const char* name : {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"})
+    for (const char* name :
+         {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"})
       add(concat("model.layers.", i, ".", name));
   add("lm_head", SlotKind::Linear, SlotRole::OutputHead);
   return blueprint;
@@ -52,7 +53,8 @@ using Paths = std::vector<std::string>;
 }  // namespace
 
 TEST_CASE("absent targets are PEFT's for the model type") {
-  CHECK(found({}) == Paths{"model.layers.0.self_attn.q_proj", "model.layers.0.self_attn.v_proj", "model.layers.1.self_attn.q_proj", "model.layers.1.self_attn.v_proj"});
+  CHECK(found({}) == Paths{"model.layers.0.self_attn.q_proj", "model.layers.0.self_attn.v_proj", "model.layers.1.self_attn.q_proj",
+                           "model.layers.1.self_attn.v_proj"});
   Blueprint other = two_layers();
   other.model_type = "novel";
   CHECK(error_of([&] { find_targets({}, other, false); }).find("no default for model_type 'novel'") != std::string::npos);
@@ -67,7 +69,8 @@ TEST_CASE("all-linear is every linear layer but the head") {
 
 TEST_CASE("names match whole paths or their ends at a dot") {
   CHECK(found(list({"q_proj"})).size() == 2);
-  CHECK(found(list({"layers.1.self_attn.q_proj", "embed_tokens", "lm_head"})) == Paths{"model.embed_tokens", "model.layers.1.self_attn.q_proj", "lm_head"});
+  CHECK(found(list({"layers.1.self_attn.q_proj", "embed_tokens", "lm_head"})) ==
+        Paths{"model.embed_tokens", "model.layers.1.self_attn.q_proj", "lm_head"});
   CHECK(error_of([] { found(list({"q_proj", "proj"})); }).find("no module is named 'proj'; there are ") != std::string::npos);
   CHECK(error_of([] { found(list({"gate_porj"})); }).find("there are gate_proj, ") != std::string::npos);
 }
@@ -82,8 +85,12 @@ TEST_CASE("excluded modules and other layers are left out") {
   CHECK(found("all-linear", [](LoraOptions& o) { o.exclude_modules = list({"mlp.up_proj", "q_proj"}); }).size() == 10);
   CHECK(found("all-linear", [](LoraOptions& o) { o.exclude_modules = ".*mlp.*"; }).size() == 8);
   CHECK(found(list({"q_proj"}), [](LoraOptions& o) { o.layers_to_transform = 1; }) == Paths{"model.layers.1.self_attn.q_proj"});
-  CHECK(found(list({"q_proj"}), [](LoraOptions& o) { o.layers_to_transform = Value(std::vector<int64_t>{0}), o.layers_pattern = "layers"; }) == Paths{"model.layers.0.self_attn.q_proj"});
-  CHECK(error_of([] { found(list({"q_proj"}), [](LoraOptions& o) { o.layers_to_transform = 0, o.layers_pattern = "h"; }); }).find("leaves no module") != std::string::npos);
+  CHECK(found(list({"q_proj"}), [](LoraOptions& o) {
+          o.layers_to_transform = Value(std::vector<int64_t>{0}), o.layers_pattern = "layers";
+        }) == Paths{"model.layers.0.self_attn.q_proj"});
+  CHECK(error_of([] {
+          found(list({"q_proj"}), [](LoraOptions& o) { o.layers_to_transform = 0, o.layers_pattern = "h"; });
+        }).find("leaves no module") != std::string::npos);
 }
 
 TEST_CASE("the first matching pattern in file order gives rank and alpha") {
@@ -108,7 +115,8 @@ TEST_CASE("long lists are written as the shortest names that tell targets from t
   LoraOptions options;
   options.target_modules = "all-linear";
   CHECK(find_targets(options, two_layers(2), false).names.size() == 14);
-  CHECK(find_targets(options, two_layers(3), false).names == Paths{"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"});
+  CHECK(find_targets(options, two_layers(3), false).names ==
+        Paths{"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"});
   options.exclude_modules = list({"layers.0.mlp.up_proj"});
   const Paths names = find_targets(options, two_layers(3), false).names;
   CHECK(std::find(names.begin(), names.end(), "up_proj") == names.end());
@@ -120,11 +128,47 @@ TEST_CASE("a fresh config has PEFT's keys in its order") {
   options.lora_alpha = 16;
   const Value config = write_peft_config(options, {"a", "b"}, "base", {});
   // As PEFT 0.21.2 writes them.
-  const Paths keys{"alora_invocation_tokens", "alpha_pattern", "arrow_config", "auto_mapping", "base_model_name_or_path", "bias", "corda_config", "ensure_weight_tying",
-                   "eva_config", "exclude_modules", "fan_in_fan_out", "inference_mode", "init_lora_weights", "kasa_config", "layer_replication", "layers_pattern",
-                   "layers_to_transform", "loftq_config", "lora_alpha", "lora_bias", "lora_dropout", "lora_ga_config", "megatron_config", "megatron_core",
-                   "modules_to_save", "monteclora_config", "peft_type", "peft_version", "qalora_group_size", "r", "rank_pattern", "revision", "target_modules",
-                   "target_parameters", "task_type", "trainable_token_indices", "use_bdlora", "use_dora", "use_qalora", "use_rslora", "velora_config"};
+  const Paths keys{"alora_invocation_tokens",
+                   "alpha_pattern",
+                   "arrow_config",
+                   "auto_mapping",
+                   "base_model_name_or_path",
+                   "bias",
+                   "corda_config",
+                   "ensure_weight_tying",
+                   "eva_config",
+                   "exclude_modules",
+                   "fan_in_fan_out",
+                   "inference_mode",
+                   "init_lora_weights",
+                   "kasa_config",
+                   "layer_replication",
+                   "layers_pattern",
+                   "layers_to_transform",
+                   "loftq_config",
+                   "lora_alpha",
+                   "lora_bias",
+                   "lora_dropout",
+                   "lora_ga_config",
+                   "megatron_config",
+                   "megatron_core",
+                   "modules_to_save",
+                   "monteclora_config",
+                   "peft_type",
+                   "peft_version",
+                   "qalora_group_size",
+                   "r",
+                   "rank_pattern",
+                   "revision",
+                   "target_modules",
+                   "target_parameters",
+                   "task_type",
+                   "trainable_token_indices",
+                   "use_bdlora",
+                   "use_dora",
+                   "use_qalora",
+                   "use_rslora",
+                   "velora_config"};
   Paths written;
   for (const auto& [key, value] : config.as_table()) written.push_back(key);
   CHECK(written == keys);

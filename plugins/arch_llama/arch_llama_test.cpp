@@ -85,7 +85,8 @@ TEST_CASE("a cache gives what the full pass gives: token by token, in pieces, af
     auto tiny = make(kind);
     const at::Tensor ids = random_ids(2, 12, 2);
     const at::Tensor full = tiny.logits({.ids = ids});
-    for (const std::vector<int64_t>& pieces : {std::vector<int64_t>(12, 1), std::vector<int64_t>{5, 1, 1, 4, 1}, std::vector<int64_t>{12}}) {
+    for (const std::vector<int64_t>& pieces :
+         {std::vector<int64_t>(12, 1), std::vector<int64_t>{5, 1, 1, 4, 1}, std::vector<int64_t>{12}}) {
       const auto cache = tiny.model->make_cache(2, 14);
       std::vector<at::Tensor> outputs;
       for (int64_t at = 0; int64_t size : pieces) outputs.push_back(tiny.logits({.ids = ids.narrow(1, at, size)}, cache.get())), at += size;
@@ -115,11 +116,16 @@ TEST_CASE("padding in front and behind changes nothing, with a cache and without
     const at::Tensor ids = random_ids(1, 9, 4), more = random_ids(1, 3, 5);
     const at::Tensor full = tiny.logits({.ids = at::cat({ids, more}, 1)});
     const at::Tensor pad = at::full({1, 4}, 7, at::kLong), none = at::zeros({1, 4}, at::kLong), real = at::ones({1, 9}, at::kLong);
-    struct Case { at::Tensor ids, segments; int64_t first; };
-    for (const Case& c : {Case{at::cat({pad, ids}, 1), at::cat({none, real}, 1), 4}, Case{at::cat({ids, pad}, 1), at::cat({real, none}, 1), 0}}) {
+    struct Case {
+      at::Tensor ids, segments;
+      int64_t first;
+    };
+    for (const Case& c :
+         {Case{at::cat({pad, ids}, 1), at::cat({none, real}, 1), 4}, Case{at::cat({ids, pad}, 1), at::cat({real, none}, 1), 0}}) {
       CHECK(error(tiny.logits({.ids = c.ids, .segments = c.segments}).narrow(1, c.first, 9), full.narrow(1, 0, 9)) < kTolerance);
       const auto cache = tiny.model->make_cache(1, 20);
-      CHECK(error(tiny.logits({.ids = c.ids, .segments = c.segments}, cache.get()).narrow(1, c.first, 9), full.narrow(1, 0, 9)) < kTolerance);
+      CHECK(error(tiny.logits({.ids = c.ids, .segments = c.segments}, cache.get()).narrow(1, c.first, 9), full.narrow(1, 0, 9)) <
+            kTolerance);
       // A window counts places, so padding between a token and its past shortens it: only padding in front continues under windows.
       const auto decoder = read_config(family_of(kind.model_type), kind.config);
       const bool windows = std::any_of(decoder.windows.begin(), decoder.windows.end(), [](int64_t w) { return w > 0; });
@@ -136,7 +142,8 @@ TEST_CASE("packed documents are as separate ones") {
     auto tiny = make(kind);
     const at::Tensor a = random_ids(1, 5, 6), b = random_ids(1, 7, 7), c = random_ids(1, 1, 8);
     const auto segment = [](int64_t tokens, int64_t number) { return at::full({1, tokens}, number, at::kLong); };
-    const at::Tensor packed = tiny.logits({.ids = at::cat({a, b, c, a}, 1), .segments = at::cat({segment(5, 1), segment(7, 2), segment(1, 3), segment(5, 0)}, 1)});
+    const at::Tensor packed = tiny.logits(
+        {.ids = at::cat({a, b, c, a}, 1), .segments = at::cat({segment(5, 1), segment(7, 2), segment(1, 3), segment(5, 0)}, 1)});
     CHECK(error(packed.narrow(1, 0, 5), tiny.logits({.ids = a})) < kTolerance);
     CHECK(error(packed.narrow(1, 5, 7), tiny.logits({.ids = b})) < kTolerance);
     CHECK(error(packed.narrow(1, 12, 1), tiny.logits({.ids = c})) < kTolerance);
@@ -149,7 +156,8 @@ TEST_CASE("the rows of a batch do not meet") {
     auto tiny = make(kind);
     const at::Tensor ids = random_ids(3, 8, 9);
     const at::Tensor together = tiny.logits({.ids = ids});
-    for (int64_t row = 0; row < 3; ++row) CHECK(error(together.narrow(0, row, 1), tiny.logits({.ids = ids.narrow(0, row, 1)})) < kTolerance);
+    for (int64_t row = 0; row < 3; ++row)
+      CHECK(error(together.narrow(0, row, 1), tiny.logits({.ids = ids.narrow(0, row, 1)})) < kTolerance);
   }
 }
 
@@ -200,7 +208,8 @@ TEST_CASE("log-probabilities agree with the logits") {
     auto tiny = make(kind);
     const c10::NoGradGuard no_grad;
     const at::Tensor ids = random_ids(1, 8, 13), hidden = tiny.hidden({.ids = ids});
-    const at::Tensor expected = at::log_softmax(tiny.model->logits(hidden)[0].narrow(0, 0, 7), -1).gather(1, ids[0].narrow(0, 1, 7).unsqueeze(1)).squeeze(1);
+    const at::Tensor expected =
+        at::log_softmax(tiny.model->logits(hidden)[0].narrow(0, 0, 7), -1).gather(1, ids[0].narrow(0, 1, 7).unsqueeze(1)).squeeze(1);
     CHECK(error(tiny.model->token_logprobs(hidden[0].narrow(0, 0, 7), ids[0].narrow(0, 1, 7)), expected) < kTolerance);
   }
 }

@@ -68,7 +68,8 @@ class Builder {
     return slot;
   }
 
-  void linear(const std::string& path, int64_t out, int64_t in, bool bias, int64_t block, int stage, std::string input_group, Partition partition) {
+  void linear(const std::string& path, int64_t out, int64_t in, bool bias, int64_t block, int stage, std::string input_group,
+              Partition partition) {
     SlotSpec slot = weight(path, out, in, bias);
     slot.stack = 0, slot.block = block, slot.stage = stage;
     slot.input_group = std::move(input_group);

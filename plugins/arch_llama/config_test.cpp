@@ -14,7 +14,12 @@ namespace {
 Value table(std::initializer_list<Value::Entry> entries) { return Value(Value::Table(entries)); }
 
 Value small(std::initializer_list<Value::Entry> extra = {}) {
-  Value config = table({{"vocab_size", 99}, {"hidden_size", 32}, {"intermediate_size", 48}, {"num_hidden_layers", 2}, {"num_attention_heads", 4}, {"num_key_value_heads", 2}});
+  Value config = table({{"vocab_size", 99},
+                        {"hidden_size", 32},
+                        {"intermediate_size", 48},
+                        {"num_hidden_layers", 2},
+                        {"num_attention_heads", 4},
+                        {"num_key_value_heads", 2}});
   for (const auto& [key, value] : extra) config.set(key, value);
   return config;
 }
@@ -22,14 +27,29 @@ Value small(std::initializer_list<Value::Entry> extra = {}) {
 DecoderConfig read(const char* model_type, const Value& config) { return read_config(family_of(model_type), config); }
 
 TEST_CASE("absent keys take the defaults of transformers' config classes") {
-  struct Row { const char* type; int64_t vocab, intermediate, positions, kv_heads, head_dim, window; bool qkv_bias; };
+  struct Row {
+    const char* type;
+    int64_t vocab, intermediate, positions, kv_heads, head_dim, window;
+    bool qkv_bias;
+  };
   for (const Row& row : {Row{"llama", 32000, 11008, 2048, 32, 128, 0, false}, Row{"mistral", 32000, 14336, 131072, 8, 128, 4096, false},
                          Row{"qwen2", 151936, 22016, 32768, 32, 128, 0, true}, Row{"qwen3", 151936, 22016, 32768, 32, 128, 0, false}}) {
     CAPTURE(row.type);
     const DecoderConfig c = read(row.type, Value::table());
-    CHECK(c.vocab_size == row.vocab); CHECK(c.hidden == 4096); CHECK(c.intermediate == row.intermediate); CHECK(c.layers == 32); CHECK(c.heads == 32);
-    CHECK(c.kv_heads == row.kv_heads); CHECK(c.head_dim == row.head_dim); CHECK(c.max_positions == row.positions); CHECK(c.eps == 1e-6);
-    CHECK(c.qkv_bias == row.qkv_bias); CHECK_FALSE(c.out_bias); CHECK_FALSE(c.mlp_bias); CHECK_FALSE(c.tied); CHECK(c.activation == "silu");
+    CHECK(c.vocab_size == row.vocab);
+    CHECK(c.hidden == 4096);
+    CHECK(c.intermediate == row.intermediate);
+    CHECK(c.layers == 32);
+    CHECK(c.heads == 32);
+    CHECK(c.kv_heads == row.kv_heads);
+    CHECK(c.head_dim == row.head_dim);
+    CHECK(c.max_positions == row.positions);
+    CHECK(c.eps == 1e-6);
+    CHECK(c.qkv_bias == row.qkv_bias);
+    CHECK_FALSE(c.out_bias);
+    CHECK_FALSE(c.mlp_bias);
+    CHECK_FALSE(c.tied);
+    CHECK(c.activation == "silu");
     CHECK(c.windows.back() == row.window);
     CHECK((c.dtype == at::kFloat));
   }
@@ -54,7 +74,9 @@ TEST_CASE("windows follow use_sliding_window, max_window_layers and layer_types"
   CHECK((windows("qwen2", {{"use_sliding_window", true}, {"sliding_window", 5}}) == Windows{0, 0}));
   CHECK((windows("qwen2", {{"use_sliding_window", true}, {"sliding_window", 5}, {"max_window_layers", 1}}) == Windows{0, 5}));
   CHECK((windows("qwen3", {{"use_sliding_window", true}, {"sliding_window", nullptr}, {"max_window_layers", 0}}) == Windows{0, 0}));
-  CHECK((windows("qwen3", {{"use_sliding_window", true}, {"sliding_window", 5}, {"layer_types", Value::List{"sliding_attention", "full_attention"}}}) == Windows{5, 0}));
+  CHECK((windows("qwen3", {{"use_sliding_window", true},
+                           {"sliding_window", 5},
+                           {"layer_types", Value::List{"sliding_attention", "full_attention"}}}) == Windows{5, 0}));
   CHECK((windows("llama", {{"layer_types", Value::List{"full_attention", "full_attention"}}}) == Windows{0, 0}));
 }
 
@@ -78,12 +100,19 @@ TEST_CASE("rotary parameters are read in each spelling") {
   check(inv_freq({{"rope_parameters", table({{"rope_type", "default"}, {"rope_theta", 300}})}, {"rope_theta", 9}}), expected(300, 1));
   check(inv_freq({{"rope_parameters", table({{"rope_type", "default"}})}, {"rope_theta", 900}}), expected(900, 1));
   check(inv_freq({{"rope_scaling", table({{"type", "linear"}, {"factor", 4}})}}), expected(10000, 4));
-  check(inv_freq({{"rope_scaling", table({{"rope_type", "linear"}, {"factor", 2.0}})}, {"rope_parameters", table({{"rope_type", "default"}, {"rope_theta", 7}})}}), expected(10000, 2));
+  check(inv_freq({{"rope_scaling", table({{"rope_type", "linear"}, {"factor", 2.0}})},
+                  {"rope_parameters", table({{"rope_type", "default"}, {"rope_theta", 7}})}}),
+        expected(10000, 2));
   check(inv_freq({{"rope_scaling", Value::table()}, {"rope_theta", 800}}), expected(800, 1));
 
   // Llama 3.1's numbers: frequencies of wavelength over 8192 are divided by 8, under 2048 kept, between blended.
-  const DecoderConfig c = read("llama", small({{"hidden_size", 512}, {"rope_theta", 500000},
-                                               {"rope_scaling", table({{"rope_type", "llama3"}, {"factor", 8}, {"low_freq_factor", 1}, {"high_freq_factor", 4}, {"original_max_position_embeddings", 8192}})}}));
+  const DecoderConfig c = read("llama", small({{"hidden_size", 512},
+                                               {"rope_theta", 500000},
+                                               {"rope_scaling", table({{"rope_type", "llama3"},
+                                                                       {"factor", 8},
+                                                                       {"low_freq_factor", 1},
+                                                                       {"high_freq_factor", 4},
+                                                                       {"original_max_position_embeddings", 8192}})}}));
   const float* f = c.rotary.inv_freq.const_data_ptr<float>();
   int kept = 0, blended = 0, divided = 0;
   for (int i = 0; i < 64; ++i) {
@@ -92,12 +121,18 @@ TEST_CASE("rotary parameters are read in each spelling") {
     CHECK(ratio == doctest::Approx(expected_ratio).epsilon(1e-5));
     ++(wavelength < 2048 ? kept : wavelength > 8192 ? divided : blended);
   }
-  CHECK(kept > 0); CHECK(blended > 0); CHECK(divided > 0);
+  CHECK(kept > 0);
+  CHECK(blended > 0);
+  CHECK(divided > 0);
 }
 
 TEST_CASE("what would run wrong is refused by name") {
   constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
-  struct Row { const char* type; std::pair<const char*, Value> entry; const char* text; };
+  struct Row {
+    const char* type;
+    std::pair<const char*, Value> entry;
+    const char* text;
+  };
   const Row rows[] = {
       {"llama", {"vocab_size", 0}, "vocab_size is 0, expected 1 to "},
       {"llama", {"vocab_size", -5}, "vocab_size is -5"},
@@ -132,15 +167,21 @@ TEST_CASE("what would run wrong is refused by name") {
       {"llama", {"rope_scaling", table({{"type", "linear"}, {"factor", 0}})}, "rope_scaling.factor is 0"},
       {"llama", {"rope_scaling", table({{"type", 3}})}, "rope_scaling.type is 3"},
       {"llama", {"rope_parameters", table({{"rope_type", "llama3"}, {"factor", 8}})}, "rope_parameters.low_freq_factor is missing"},
-      {"llama", {"rope_parameters", table({{"rope_type", "llama3"}, {"factor", 8}, {"low_freq_factor", 4}, {"high_freq_factor", 4}})}, "expected more than low_freq_factor"},
+      {"llama",
+       {"rope_parameters", table({{"rope_type", "llama3"}, {"factor", 8}, {"low_freq_factor", 4}, {"high_freq_factor", 4}})},
+       "expected more than low_freq_factor"},
       {"qwen3", {"rope_parameters", table({{"full_attention", table({{"rope_type", "default"}})}})}, "rotary parameters by kind of layer"},
       {"llama", {"layer_types", Value::List{"full_attention"}}, "layer_types has 1 entries, expected num_hidden_layers (2)"},
       {"llama", {"layer_types", Value::List{"full_attention", "conv"}}, "layer_types[1] is \"conv\""},
       {"llama", {"layer_types", Value::List{"full_attention", 3}}, "layer_types[1] is 3"},
-      {"llama", {"layer_types", Value::List{"full_attention", "sliding_attention"}}, "layer_types[1] is \"sliding_attention\", but every layer of this model_type sees all tokens"},
+      {"llama",
+       {"layer_types", Value::List{"full_attention", "sliding_attention"}},
+       "layer_types[1] is \"sliding_attention\", but every layer of this model_type sees all tokens"},
       {"mistral", {"layer_types", Value::List{"sliding_attention", "full_attention"}}, "but every layer of this model_type has a window"},
       {"mistral", {"sliding_window", 0}, "sliding_window is 0"},
-      {"qwen2", {"layer_types", Value::List{"full_attention", "sliding_attention"}}, "use_sliding_window and sliding_window give no window"},
+      {"qwen2",
+       {"layer_types", Value::List{"full_attention", "sliding_attention"}},
+       "use_sliding_window and sliding_window give no window"},
       {"qwen2", {"use_sliding_window", nullptr}, "use_sliding_window is a null"},
       {"llama", {"architectures", Value::List{"LlamaForSequenceClassification"}}, "architectures names \"LlamaForSequenceClassification\""},
   };
@@ -164,7 +205,8 @@ TEST_CASE("all problems come in one report") {
     FAIL("accepted");
   } catch (const Error& error) {
     const std::string text = error.what();
-    for (const char* part : {"model_type 'llama') has 4 problems:", "\n  vocab_size", "\n  hidden_act", "'yarn'", "\n  mlp_bias"}) CHECK(text.find(part) != std::string::npos);
+    for (const char* part : {"model_type 'llama') has 4 problems:", "\n  vocab_size", "\n  hidden_act", "'yarn'", "\n  mlp_bias"})
+      CHECK(text.find(part) != std::string::npos);
   }
   CHECK_THROWS_AS(read("llama", Value(3)), Error);
 }
@@ -176,7 +218,12 @@ TEST_CASE("the blueprint names every weight once, in the order of execution") {
   CHECK(b.slots.back().role == SlotRole::OutputHead);
   const SlotSpec* q = b.find_slot("model.layers.1.self_attn.q_proj");
   REQUIRE(q);
-  CHECK(q->out == 24); CHECK(q->in == 32); CHECK(q->bias); CHECK(q->block == 1); CHECK(q->stack == 0); CHECK((q->dtype == at::kBFloat16));
+  CHECK(q->out == 24);
+  CHECK(q->in == 32);
+  CHECK(q->bias);
+  CHECK(q->block == 1);
+  CHECK(q->stack == 0);
+  CHECK((q->dtype == at::kBFloat16));
   CHECK(q->sources[0].pieces[0].tensor == "model.layers.1.self_attn.q_proj.weight");
   CHECK(q->bias_sources[0].pieces[0].tensor == "model.layers.1.self_attn.q_proj.bias");
   CHECK(q->input_group == b.find_slot("model.layers.1.self_attn.v_proj")->input_group);

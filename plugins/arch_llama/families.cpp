@@ -9,14 +9,17 @@ namespace tenon::llama {
 
 namespace {
 // Bounds far above any model, far below where products of them overflow.
-constexpr int64_t kMaxVocab = int64_t{1} << 24, kMaxWidth = int64_t{1} << 20, kMaxLayers = 4096, kMaxHeads = 1 << 14, kMaxPositions = int64_t{1} << 40;
-constexpr int64_t kDefaultHidden = 4096, kDefaultLayers = 32, kDefaultHeads = 32, kDefaultHeadDim = 128, kDefaultWindow = 4096, kDefaultMaxWindowLayers = 28;
+constexpr int64_t kMaxVocab = int64_t{1} << 24, kMaxWidth = int64_t{1} << 20, kMaxLayers = 4096, kMaxHeads = 1 << 14,
+                  kMaxPositions = int64_t{1} << 40;
+constexpr int64_t kDefaultHidden = 4096, kDefaultLayers = 32, kDefaultHeads = 32, kDefaultHeadDim = 128, kDefaultWindow = 4096,
+                  kDefaultMaxWindowLayers = 28;
 
 void read_heads(nn::ConfigReader& reader, DecoderConfig& c) {
   const Family& family = *c.family;
   c.heads = reader.integer("num_attention_heads", kDefaultHeads, 1, kMaxHeads);
   c.kv_heads = family.kv_heads ? family.kv_heads : c.heads;
-  if (reader.config().find("num_key_value_heads")) c.kv_heads = reader.optional_integer("num_key_value_heads", 1, kMaxHeads).value_or(c.heads);
+  if (reader.config().find("num_key_value_heads"))
+    c.kv_heads = reader.optional_integer("num_key_value_heads", 1, kMaxHeads).value_or(c.heads);
   if (c.heads % c.kv_heads)
     reader.problem(concat("num_key_value_heads is ", c.kv_heads, ", expected a divisor of num_attention_heads (", c.heads, ")"));
 
@@ -27,9 +30,11 @@ void read_heads(nn::ConfigReader& reader, DecoderConfig& c) {
   } else {
     c.head_dim = c.hidden / c.heads;
     if (c.hidden % c.heads)
-      reader.problem(concat("hidden_size is ", c.hidden, ", expected a multiple of num_attention_heads (", c.heads, "), or head_dim beside it"));
+      reader.problem(
+          concat("hidden_size is ", c.hidden, ", expected a multiple of num_attention_heads (", c.heads, "), or head_dim beside it"));
   }
-  if (c.heads * c.head_dim > kMaxWidth) reader.problem(concat("num_attention_heads times head_dim is ", c.heads * c.head_dim, ", expected ", kMaxWidth, " or less"));
+  if (c.heads * c.head_dim > kMaxWidth)
+    reader.problem(concat("num_attention_heads times head_dim is ", c.heads * c.head_dim, ", expected ", kMaxWidth, " or less"));
 }
 
 void read_layer_types(nn::ConfigReader& reader, DecoderConfig& c, int64_t window) {
@@ -43,9 +48,12 @@ void read_layer_types(nn::ConfigReader& reader, DecoderConfig& c, int64_t window
     const std::string type = list[i].is_string() ? list[i].as_string() : nn::ConfigReader::show(list[i]);
     const bool slides = type == "sliding_attention";
     if (!slides && type != "full_attention" && type != "attention")
-      return reader.problem(concat("layer_types[", i, "] is ", nn::ConfigReader::show(list[i]), ", expected full_attention or sliding_attention"));
+      return reader.problem(
+          concat("layer_types[", i, "] is ", nn::ConfigReader::show(list[i]), ", expected full_attention or sliding_attention"));
     if (c.family->window == Window::ByLayer) {
-      if (slides && window == 0) return reader.problem(concat("layer_types[", i, "] is \"sliding_attention\", but use_sliding_window and sliding_window give no window"));
+      if (slides && window == 0)
+        return reader.problem(
+            concat("layer_types[", i, "] is \"sliding_attention\", but use_sliding_window and sliding_window give no window"));
       c.windows[i] = slides ? window : 0;
     } else if ((c.windows[i] > 0) != slides) {
       return reader.problem(concat("layer_types[", i, "] is ", nn::ConfigReader::show(list[i]), ", but every layer of this model_type ",
@@ -59,7 +67,8 @@ void read_windows(nn::ConfigReader& reader, DecoderConfig& c) {
   int64_t window = 0;
   if (c.family->window != Window::None) {
     // Absent: the class default. Null: none.
-    window = reader.config().find("sliding_window") ? reader.optional_integer("sliding_window", 1, kMaxPositions).value_or(0) : kDefaultWindow;
+    window =
+        reader.config().find("sliding_window") ? reader.optional_integer("sliding_window", 1, kMaxPositions).value_or(0) : kDefaultWindow;
   }
   if (c.family->window == Window::EveryLayer) c.windows.assign(c.windows.size(), window);
   if (c.family->window == Window::ByLayer) {
@@ -76,17 +85,22 @@ void refuse_other_heads(nn::ConfigReader& reader) {
   for (const Value& name : names->as_list())
     if (name.is_string() && name.as_string().find("For") != std::string::npos && !name.as_string().ends_with("ForCausalLM") &&
         !name.as_string().ends_with("ForConditionalGeneration"))
-      reader.problem(concat("architectures names ", nn::ConfigReader::show(name), ", expected a model that ends in ForCausalLM: other heads are not supported"));
+      reader.problem(concat("architectures names ", nn::ConfigReader::show(name),
+                            ", expected a model that ends in ForCausalLM: other heads are not supported"));
 }
 }  // namespace
 
 const std::vector<Family>& families() {
   static const std::vector<Family> rows = {
       // model_type, summary, vocab, intermediate, positions, kv heads, head_dim, q/k/v bias, o bias, mlp_bias, q/k norm, window
-      {"llama", "Llama 1 to 3, and what follows their layout.", 32000, 11008, 2048, 0, HeadDim::Derived, Bias::AttentionBiasKey, Bias::AttentionBiasKey, true, false, Window::None},
-      {"mistral", "Mistral: a sliding window on every layer.", 32000, 14336, 131072, 8, HeadDim::Derived, Bias::Never, Bias::Never, false, false, Window::EveryLayer},
-      {"qwen2", "Qwen2 and 2.5: biases on q, k and v.", 151936, 22016, 32768, 32, HeadDim::Derived, Bias::Always, Bias::Never, false, false, Window::ByLayer},
-      {"qwen3", "Qwen3: norms on the heads of q and k.", 151936, 22016, 32768, 32, HeadDim::Given, Bias::AttentionBiasKey, Bias::AttentionBiasKey, false, true, Window::ByLayer},
+      {"llama", "Llama 1 to 3, and what follows their layout.", 32000, 11008, 2048, 0, HeadDim::Derived, Bias::AttentionBiasKey,
+       Bias::AttentionBiasKey, true, false, Window::None},
+      {"mistral", "Mistral: a sliding window on every layer.", 32000, 14336, 131072, 8, HeadDim::Derived, Bias::Never, Bias::Never, false,
+       false, Window::EveryLayer},
+      {"qwen2", "Qwen2 and 2.5: biases on q, k and v.", 151936, 22016, 32768, 32, HeadDim::Derived, Bias::Always, Bias::Never, false, false,
+       Window::ByLayer},
+      {"qwen3", "Qwen3: norms on the heads of q and k.", 151936, 22016, 32768, 32, HeadDim::Given, Bias::AttentionBiasKey,
+       Bias::AttentionBiasKey, false, true, Window::ByLayer},
   };
   return rows;
 }

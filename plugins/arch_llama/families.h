@@ -20,11 +20,11 @@ struct Family {
   const char* model_type;
   const char* summary;
   int64_t vocab_size, intermediate_size, max_position_embeddings;
-  int64_t kv_heads;        // 0: as many as heads
-  HeadDim head_dim;        // derived: hidden_size / heads unless head_dim says so; given: 128 unless head_dim says so
+  int64_t kv_heads;  // 0: as many as heads
+  HeadDim head_dim;  // derived: hidden_size / heads unless head_dim says so; given: 128 unless head_dim says so
   Bias qkv_bias, out_bias;
-  bool mlp_bias_key;       // reads mlp_bias
-  bool qk_norm;            // a norm over each head of q and k
+  bool mlp_bias_key;  // reads mlp_bias
+  bool qk_norm;       // a norm over each head of q and k
   Window window;
 };
 

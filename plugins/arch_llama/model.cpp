@@ -42,13 +42,19 @@ DecoderModel::DecoderModel(DecoderConfig config, Parts& parts) : config_(std::mo
   for (int64_t i = 0; i < config_.layers; ++i) {
     const std::string block = concat("model.layers.", i), attention = block + ".self_attn.", mlp = block + ".mlp.";
     const bool qk_norm = config_.family->qk_norm;
-    layers_.push_back({.q = &parts.slot(attention + "q_proj"), .k = &parts.slot(attention + "k_proj"), .v = &parts.slot(attention + "v_proj"),
-                       .o = &parts.slot(attention + "o_proj"), .gate = &parts.slot(mlp + "gate_proj"), .up = &parts.slot(mlp + "up_proj"),
-                       .down = &parts.slot(mlp + "down_proj"), .input_norm = &parts.dense(block + ".input_layernorm.weight"),
+    layers_.push_back({.q = &parts.slot(attention + "q_proj"),
+                       .k = &parts.slot(attention + "k_proj"),
+                       .v = &parts.slot(attention + "v_proj"),
+                       .o = &parts.slot(attention + "o_proj"),
+                       .gate = &parts.slot(mlp + "gate_proj"),
+                       .up = &parts.slot(mlp + "up_proj"),
+                       .down = &parts.slot(mlp + "down_proj"),
+                       .input_norm = &parts.dense(block + ".input_layernorm.weight"),
                        .post_attention_norm = &parts.dense(block + ".post_attention_layernorm.weight"),
                        .q_norm = qk_norm ? &parts.dense(attention + "q_norm.weight") : nullptr,
                        .k_norm = qk_norm ? &parts.dense(attention + "k_norm.weight") : nullptr,
-                       .device = parts.device(0, i), .window = config_.windows[static_cast<size_t>(i)]});
+                       .device = parts.device(0, i),
+                       .window = config_.windows[static_cast<size_t>(i)]});
   }
   set_defaults();
 }
@@ -57,7 +63,8 @@ void DecoderModel::set_defaults() {
   seams_.embedding.set_default("embed", nn::embed);
   seams_.rotary.set_default("rotary", nn::rotary_tables);
   seams_.attention.set_default("sdpa", nn::Attention());
-  seams_.norm.set_default("rms_norm", [compute = precision_.compute](const NormArgs& args) { return nn::rms_norm(args.x, args.weight, args.eps, compute); });
+  seams_.norm.set_default(
+      "rms_norm", [compute = precision_.compute](const NormArgs& args) { return nn::rms_norm(args.x, args.weight, args.eps, compute); });
   seams_.activation.set_default(config_.activation, nn::activate);
   seams_.mlp.set_default("gated_mlp", [this](const MlpArgs& args) { return mlp(layers_.at(static_cast<size_t>(args.layer)), args.x); });
   seams_.block.set_default("decoder_block", [this](const BlockArgs& args) { return block(*args.state, args.layer), true; });
@@ -74,7 +81,9 @@ State DecoderModel::begin(const Batch& batch, Cache* cache) {
   State state;
   nn::place_tokens(placed, kv_cache, state);
   state.hidden = seams_.embedding({.ids = placed.ids, .slot = embedding_, .dtype = precision_.residual});
-  state.rotary[kRotary] = seams_.rotary({.positions = state.positions, .inv_freq = config_.rotary.inv_freq.to(device), .attention_scaling = config_.rotary.attention_scaling});
+  state.rotary[kRotary] = seams_.rotary({.positions = state.positions,
+                                         .inv_freq = config_.rotary.inv_freq.to(device),
+                                         .attention_scaling = config_.rotary.attention_scaling});
   return state;
 }
 
@@ -102,8 +111,15 @@ at::Tensor DecoderModel::attention(const Layer& layer, const at::Tensor& x, cons
   q = nn::apply_rotary(q, rotary, /*may_overwrite=*/true).transpose(1, 2);
   k = nn::apply_rotary(k, rotary, /*may_overwrite=*/true).transpose(1, 2);
   if (state.cache) std::tie(k, v) = static_cast<nn::KvCache*>(state.cache)->append(i, k, v);
-  const at::Tensor mixed = seams_.attention({.q = q, .k = k, .v = v, .scale = 1 / std::sqrt(static_cast<double>(config_.head_dim)), .past = state.past,
-                                             .window = layer.window, .segments = state.segments, .key_segments = state.key_segments, .layer = i});
+  const at::Tensor mixed = seams_.attention({.q = q,
+                                             .k = k,
+                                             .v = v,
+                                             .scale = 1 / std::sqrt(static_cast<double>(config_.head_dim)),
+                                             .past = state.past,
+                                             .window = layer.window,
+                                             .segments = state.segments,
+                                             .key_segments = state.key_segments,
+                                             .layer = i});
   return layer.o->linear(mixed.transpose(1, 2).reshape({batch, tokens, config_.heads * config_.head_dim}));
 }
 

@@ -9,5 +9,6 @@ TENON_PLUGIN(.id = "tenon.arch_llama", .version = "0.1.0", .license = "Apache-2.
 
 TENON_REGISTER(tenon::Registrar& registrar) {
   for (const auto& family : tenon::llama::families())
-    registrar.architecture(family.model_type, family.summary, [&family] { return std::make_unique<tenon::llama::DecoderArchitecture>(family); });
+    registrar.architecture(family.model_type, family.summary,
+                           [&family] { return std::make_unique<tenon::llama::DecoderArchitecture>(family); });
 }

@@ -7,5 +7,6 @@ TENON_PLUGIN(.id = "tenon.objective_sft", .version = "0.1.0", .license = "Apache
 
 TENON_REGISTER(tenon::Registrar& registrar) {
   using namespace tenon::sft;
-  registrar.objective<SftOptions, Sft>("sft", "Supervised fine-tuning: mean negative log-likelihood of the trained tokens.", tenon::option_table<SftOptions>({}));
+  registrar.objective<SftOptions, Sft>("sft", "Supervised fine-tuning: mean negative log-likelihood of the trained tokens.",
+                                       tenon::option_table<SftOptions>({}));
 }

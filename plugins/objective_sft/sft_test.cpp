@@ -10,7 +10,10 @@ namespace {
 struct GivenLogprobs : ObjectiveContext {
   explicit GivenLogprobs(at::Tensor values) : logprobs(std::move(values)) {}
   TokenLogprobs token_logprobs(const TrainBatch&) override { return {logprobs, {}}; }
-  TokenLogprobs reference_logprobs(const TrainBatch&) override { FAIL("supervised training has no reference"); return {}; }
+  TokenLogprobs reference_logprobs(const TrainBatch&) override {
+    FAIL("supervised training has no reference");
+    return {};
+  }
   at::Tensor logprobs;
 };
 }  // namespace

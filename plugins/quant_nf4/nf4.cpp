@@ -15,9 +15,9 @@ namespace tenon::nf4 {
 
 namespace {
 
-constexpr int64_t kFusedRows = 16;           // batches up to this size multiply straight from the codes
+constexpr int64_t kFusedRows = 16;  // batches up to this size multiply straight from the codes
 constexpr int64_t kDequantizeGrain = 1 << 14;
-constexpr int64_t kMultiplyGrain = 32;       // weight rows; a thread's least share
+constexpr int64_t kMultiplyGrain = 32;  // weight rows; a thread's least share
 
 Dtype kernel_dtype(at::ScalarType dtype) {
   switch (dtype) {
@@ -45,8 +45,10 @@ OptionTable option_table() {
   return tenon::option_table<Options>({
       option(&Options::block_size, "block_size", "Weights that share one absmax.", one_of(blocks)),
       option(&Options::double_quant, "double_quant", "Quantize the absmax values again, to 8 bits in blocks of 256.", {}),
-      option(&Options::compute_dtype, "compute_dtype", "What products are computed in; auto: as the activations come.", one_of({"auto", "float32", "bfloat16", "float16"})),
-      option(&Options::quant_storage, "quant_storage", "The dtype that packed codes have in files; the bytes are the same.", one_of({"uint8", "bfloat16", "float16", "float32"})),
+      option(&Options::compute_dtype, "compute_dtype", "What products are computed in; auto: as the activations come.",
+             one_of({"auto", "float32", "bfloat16", "float16"})),
+      option(&Options::quant_storage, "quant_storage", "The dtype that packed codes have in files; the bytes are the same.",
+             one_of({"uint8", "bfloat16", "float16", "float32"})),
   });
 }
 
@@ -56,7 +58,8 @@ QuantizerFacts Quantizer4Bit::facts() const {
   const double block = static_cast<double>(options_.block_size);
   const double absmax_bits = options_.double_quant ? 8 + 32.0 / kNestedBlock : 32;
   // Measured on normal weights of block 4096, the worst allowed: 0.125 for NF4, 0.19 for FP4.
-  return {.bits_per_weight = 4 + absmax_bits / block, .devices = cuda::is_built() ? std::vector<std::string>{"cpu", "cuda"} : std::vector<std::string>{"cpu"},
+  return {.bits_per_weight = 4 + absmax_bits / block,
+          .devices = cuda::is_built() ? std::vector<std::string>{"cpu", "cuda"} : std::vector<std::string>{"cpu"},
           .max_relative_error = codebook_ == Codebook::Nf4 ? 0.15 : 0.25};
 }
 
@@ -82,7 +85,8 @@ int64_t Quantizer4Bit::row_granule(const SlotSpec& slot) const { return options_
 
 Tensors Quantizer4Bit::begin(const SlotSpec& slot, at::Device device) const {
   const auto options = at::TensorOptions().device(device);
-  return {at::empty({code_bytes(slot.numel()), 1}, options.dtype(at::kByte)), at::empty({blocks_of(slot, options_.block_size)}, options.dtype(at::kFloat))};
+  return {at::empty({code_bytes(slot.numel()), 1}, options.dtype(at::kByte)),
+          at::empty({blocks_of(slot, options_.block_size)}, options.dtype(at::kFloat))};
 }
 
 void Quantizer4Bit::quantize_rows(const SlotSpec& slot, const at::Tensor& rows, int64_t first_row, Tensors& work) const {
@@ -91,15 +95,16 @@ void Quantizer4Bit::quantize_rows(const SlotSpec& slot, const at::Tensor& rows, 
   uint8_t* codes = work[kCodesTensor].mutable_data_ptr<uint8_t>() + begin / 2;
   float* absmax = work[kAbsmax].mutable_data_ptr<float>() + begin / options_.block_size;
   if (source.is_cuda()) {
-    cuda::quantize(source.const_data_ptr(), kernel_dtype(source.scalar_type()), source.numel(), codebook_, static_cast<int32_t>(options_.block_size), codes, absmax,
-                   current_cuda_stream(source.device()));
+    cuda::quantize(source.const_data_ptr(), kernel_dtype(source.scalar_type()), source.numel(), codebook_,
+                   static_cast<int32_t>(options_.block_size), codes, absmax, current_cuda_stream(source.device()));
     return;
   }
   const char* data = static_cast<const char*>(source.const_data_ptr());
   const int64_t element = static_cast<int64_t>(source.element_size()), block = options_.block_size;
   parallel_for(block_count(source.numel(), block), std::max<int64_t>(1, kDequantizeGrain / block), [&](int64_t from, int64_t to) {
     const int64_t first = from * block, count = std::min(to * block, source.numel()) - first;
-    kernels().quantize(data + first * element, kernel_dtype(source.scalar_type()), count, codebook_, static_cast<int32_t>(block), codes + first / 2, absmax + from);
+    kernels().quantize(data + first * element, kernel_dtype(source.scalar_type()), count, codebook_, static_cast<int32_t>(block),
+                       codes + first / 2, absmax + from);
   });
 }
 
@@ -109,9 +114,11 @@ Tensors Quantizer4Bit::finish(const SlotSpec& slot, Tensors work) const {
   const at::Device device = work[kAbsmax].device();
   // The absmax values are few: their second quantization runs on the host, in the one order that the stored offset depends on.
   const at::Tensor absmax = work[kAbsmax].cpu();
-  at::Tensor codes = at::empty({blocks}, at::kByte), nested = at::empty({block_count(blocks, kNestedBlock)}, at::kFloat), offset = at::empty({}, at::kFloat);
+  at::Tensor codes = at::empty({blocks}, at::kByte), nested = at::empty({block_count(blocks, kNestedBlock)}, at::kFloat),
+             offset = at::empty({}, at::kFloat);
   *offset.mutable_data_ptr<float>() = mean_absmax(absmax.const_data_ptr<float>(), blocks);
-  quantize_absmax(absmax.const_data_ptr<float>(), blocks, *offset.const_data_ptr<float>(), codes.mutable_data_ptr<uint8_t>(), nested.mutable_data_ptr<float>());
+  quantize_absmax(absmax.const_data_ptr<float>(), blocks, *offset.const_data_ptr<float>(), codes.mutable_data_ptr<uint8_t>(),
+                  nested.mutable_data_ptr<float>());
   return {work[kCodesTensor], codes.to(device), nested.to(device), offset};
 }
 
@@ -122,8 +129,15 @@ Tensors Quantizer4Bit::quantize(const SlotSpec& slot, const at::Tensor& weight, 
 }
 
 Weight Quantizer4Bit::view(const SlotSpec& slot, const Tensors& tensors) const {
-  Weight w{.codes = tensors[kCodesTensor].const_data_ptr<uint8_t>(), .absmax = nullptr, .absmax_codes = nullptr, .nested_absmax = nullptr, .nested_offset = 0,
-           .codebook = codebook_, .block = static_cast<int32_t>(options_.block_size), .rows = slot.out, .cols = slot.in};
+  Weight w{.codes = tensors[kCodesTensor].const_data_ptr<uint8_t>(),
+           .absmax = nullptr,
+           .absmax_codes = nullptr,
+           .nested_absmax = nullptr,
+           .nested_offset = 0,
+           .codebook = codebook_,
+           .block = static_cast<int32_t>(options_.block_size),
+           .rows = slot.out,
+           .cols = slot.in};
   if (options_.double_quant) {
     w.absmax_codes = tensors[kAbsmax].const_data_ptr<uint8_t>();
     w.nested_absmax = tensors[kNested].const_data_ptr<float>();
@@ -134,9 +148,12 @@ Weight Quantizer4Bit::view(const SlotSpec& slot, const Tensors& tensors) const {
   return w;
 }
 
-at::ScalarType Quantizer4Bit::compute_dtype(at::ScalarType x) const { return options_.compute_dtype == "auto" ? x : named_dtype(options_.compute_dtype); }
+at::ScalarType Quantizer4Bit::compute_dtype(at::ScalarType x) const {
+  return options_.compute_dtype == "auto" ? x : named_dtype(options_.compute_dtype);
+}
 
-at::Tensor Quantizer4Bit::dequantize(const SlotSpec& slot, const Tensors& tensors, at::ScalarType dtype, int64_t first_row, int64_t last_row) const {
+at::Tensor Quantizer4Bit::dequantize(const SlotSpec& slot, const Tensors& tensors, at::ScalarType dtype, int64_t first_row,
+                                     int64_t last_row) const {
   const Weight weight = view(slot, tensors);
   at::Tensor out = at::empty({last_row - first_row, slot.in}, tensors[kCodesTensor].options().dtype(dtype));
   const int64_t begin = first_row * slot.in;
@@ -175,7 +192,8 @@ std::vector<at::Tensor> Quantizer4Bit::linear_many(std::span<const Operand> weig
   }
   if (flat.is_cuda()) {
     for (size_t i = 0; i < views.size(); ++i)
-      cuda::multiply(views[i], flat.const_data_ptr(), kernel_dtype(dtype), m, outputs[i].mutable_data_ptr(), current_cuda_stream(flat.device()));
+      cuda::multiply(views[i], flat.const_data_ptr(), kernel_dtype(dtype), m, outputs[i].mutable_data_ptr(),
+                     current_cuda_stream(flat.device()));
   } else {
     const Kernels& k = kernels();
     const at::Tensor packed = at::empty({static_cast<int64_t>(k.activation_bytes(views[0], kernel_dtype(dtype), m))}, at::kByte);
@@ -185,7 +203,8 @@ std::vector<at::Tensor> Quantizer4Bit::linear_many(std::span<const Operand> weig
       for (size_t i = 0; i < views.size(); ++i) {
         const int64_t first = std::max(from, starts[i]) - starts[i], last = std::min(to, starts[i + 1]) - starts[i];
         if (first < last)
-          k.multiply(views[i], packed.const_data_ptr(), kernel_dtype(dtype), m, first, last, outputs[i].mutable_data_ptr(), kernel_dtype(dtype), views[i].rows);
+          k.multiply(views[i], packed.const_data_ptr(), kernel_dtype(dtype), m, first, last, outputs[i].mutable_data_ptr(),
+                     kernel_dtype(dtype), views[i].rows);
       }
     });
   }
@@ -200,7 +219,8 @@ at::Tensor Quantizer4Bit::linear(const SlotSpec& slot, const at::Tensor& x, cons
 
 at::Tensor Quantizer4Bit::grad_input(const SlotSpec& slot, const at::Tensor& dy, const Tensors& tensors) const {
   const at::ScalarType dtype = compute_dtype(dy.scalar_type());
-  return dtype == dy.scalar_type() ? Quantizer::grad_input(slot, dy, tensors) : Quantizer::grad_input(slot, dy.to(dtype), tensors).to(dy.scalar_type());
+  return dtype == dy.scalar_type() ? Quantizer::grad_input(slot, dy, tensors)
+                                   : Quantizer::grad_input(slot, dy.to(dtype), tensors).to(dy.scalar_type());
 }
 
 // A row of the table at a time, straight into its place.

@@ -35,7 +35,8 @@ class Quantizer4Bit : public Quantizer {
   void quantize_rows(const SlotSpec& slot, const at::Tensor& rows, int64_t first_row, Tensors& work) const override;
   Tensors finish(const SlotSpec& slot, Tensors work) const override;
 
-  at::Tensor dequantize(const SlotSpec& slot, const Tensors& tensors, at::ScalarType dtype, int64_t first_row, int64_t last_row) const override;
+  at::Tensor dequantize(const SlotSpec& slot, const Tensors& tensors, at::ScalarType dtype, int64_t first_row,
+                        int64_t last_row) const override;
   at::Tensor linear(const SlotSpec& slot, const at::Tensor& x, const Tensors& tensors) const override;
   std::vector<at::Tensor> linear_many(std::span<const Operand> weights, const at::Tensor& x) const override;
   at::Tensor grad_input(const SlotSpec& slot, const at::Tensor& dy, const Tensors& tensors) const override;

@@ -22,17 +22,21 @@ at::ScalarType storage_dtype(const std::string& name) {
 // Packed weights have one name in the file; fused or split layouts are not packed by bitsandbytes.
 std::string file_name(const SlotSpec& slot, const TensorSource* file) {
   for (const Source& source : slot.sources)
-    if (source.pieces.size() == 1 && source.pieces[0].length < 0 && (!file || file->has(source.pieces[0].tensor))) return source.pieces[0].tensor;
+    if (source.pieces.size() == 1 && source.pieces[0].length < 0 && (!file || file->has(source.pieces[0].tensor)))
+      return source.pieces[0].tensor;
   return "";
 }
 
-at::Tensor floats(std::span<const float> values) { return at::from_blob(const_cast<float*>(values.data()), {static_cast<int64_t>(values.size())}, at::kFloat).clone(); }
+at::Tensor floats(std::span<const float> values) {
+  return at::from_blob(const_cast<float*>(values.data()), {static_cast<int64_t>(values.size())}, at::kFloat).clone();
+}
 
 at::Tensor checked(const TensorSource& file, const std::string& name, at::ScalarType dtype, int64_t numel) {
   if (!file.has(name)) fail(ErrorCode::Data, "tensor '", name, "' is missing: the packed weight cannot be read without it");
   const at::Tensor t = file.read(name);
   if (t.scalar_type() != dtype || t.numel() != numel)
-    fail(ErrorCode::Data, "tensor '", name, "' is ", c10::toString(t.scalar_type()), " with ", t.numel(), " elements, expected ", c10::toString(dtype), " with ", numel);
+    fail(ErrorCode::Data, "tensor '", name, "' is ", c10::toString(t.scalar_type()), " with ", t.numel(), " elements, expected ",
+         c10::toString(dtype), " with ", numel);
   return t.contiguous();
 }
 
@@ -43,7 +47,8 @@ void require_finite(const at::Tensor& t, const std::string& name) {
 }
 
 void require_values(const at::Tensor& t, std::span<const float> expected, const std::string& name) {
-  if (std::memcmp(t.const_data_ptr(), expected.data(), expected.size_bytes()) != 0) fail(ErrorCode::Data, "tensor '", name, "' is not the code table of this format");
+  if (std::memcmp(t.const_data_ptr(), expected.data(), expected.size_bytes()) != 0)
+    fail(ErrorCode::Data, "tensor '", name, "' is not the code table of this format");
 }
 
 // The JSON text that a packed weight carries as bytes.
@@ -56,7 +61,8 @@ Value read_state(const TensorSource& file, const std::string& name) {
 }  // namespace
 
 std::optional<Value> Quantizer4Bit::recognise(const Value& config, const TensorSource& file) const {
-  if (config.string_or("quant_method", "") != "bitsandbytes" || !config.bool_or("load_in_4bit", config.bool_or("_load_in_4bit", false))) return std::nullopt;
+  if (config.string_or("quant_method", "") != "bitsandbytes" || !config.bool_or("load_in_4bit", config.bool_or("_load_in_4bit", false)))
+    return std::nullopt;
   if (config.string_or("bnb_4bit_quant_type", "fp4") != type_name()) return std::nullopt;
   Value options = Value::table();
   options.set("double_quant", config.bool_or("bnb_4bit_use_double_quant", false));
@@ -69,7 +75,8 @@ std::optional<Value> Quantizer4Bit::recognise(const Value& config, const TensorS
   for (const std::string& name : file.names())
     if (name.size() > suffix.size() && name.compare(name.size() - suffix.size(), suffix.size(), suffix) == 0) {
       const int64_t block = read_state(file, name).int_or("blocksize", 64);
-      if (!is_block_size(block)) fail(ErrorCode::Data, "'", name, "': blocks of ", block, " weights, expected a power of two from 32 to 4096");
+      if (!is_block_size(block))
+        fail(ErrorCode::Data, "'", name, "': blocks of ", block, " weights, expected a power of two from 32 to 4096");
       options.set("block_size", block);
       break;
     }
@@ -90,15 +97,19 @@ Tensors Quantizer4Bit::unpack(const SlotSpec& slot, const TensorSource& file) co
   const std::string state_name = weight + ".quant_state.bitsandbytes__" + type_name();
   const Value state = read_state(file, state_name);
   const int64_t block = state.int_or("blocksize", 0);
-  if (block != options_.block_size) fail(ErrorCode::Data, "'", weight, "' is packed in blocks of ", block, ", block_size is ", options_.block_size);
+  if (block != options_.block_size)
+    fail(ErrorCode::Data, "'", weight, "' is packed in blocks of ", block, ", block_size is ", options_.block_size);
   const bool nested = state.find_set("nested_blocksize") != nullptr;
-  if (nested != options_.double_quant) fail(ErrorCode::Data, "'", weight, "' is ", nested ? "" : "not ", "double-quantized, config.json says otherwise");
+  if (nested != options_.double_quant)
+    fail(ErrorCode::Data, "'", weight, "' is ", nested ? "" : "not ", "double-quantized, config.json says otherwise");
   const Value expected_shape(std::vector<int64_t>{slot.out, slot.in});
-  if (!(state.at("shape") == expected_shape)) fail(ErrorCode::Data, "'", weight, "' is packed from shape ", to_json(state.at("shape")), ", expected ", to_json(expected_shape));
+  if (!(state.at("shape") == expected_shape))
+    fail(ErrorCode::Data, "'", weight, "' is packed from shape ", to_json(state.at("shape")), ", expected ", to_json(expected_shape));
 
   const at::Tensor stored = file.read(weight).contiguous();
   const int64_t codes_bytes = code_bytes(slot.numel());
-  if (static_cast<int64_t>(stored.nbytes()) != codes_bytes) fail(ErrorCode::Data, "tensor '", weight, "' has ", stored.nbytes(), " bytes, expected ", codes_bytes);
+  if (static_cast<int64_t>(stored.nbytes()) != codes_bytes)
+    fail(ErrorCode::Data, "tensor '", weight, "' has ", stored.nbytes(), " bytes, expected ", codes_bytes);
   at::Tensor codes = at::empty({codes_bytes, 1}, at::kByte);
   std::memcpy(codes.mutable_data_ptr(), stored.const_data_ptr(), static_cast<size_t>(codes_bytes));
   require_values(checked(file, weight + ".quant_map", at::kFloat, kCodes), code_values(codebook_), weight + ".quant_map");
@@ -109,7 +120,8 @@ Tensors Quantizer4Bit::unpack(const SlotSpec& slot, const TensorSource& file) co
     require_finite(absmax, weight + ".absmax");
     return {codes, absmax.view({blocks})};
   }
-  if (state.int_or("nested_blocksize", 0) != kNestedBlock) fail(ErrorCode::Data, "'", weight, "': nested blocks of ", state.int_or("nested_blocksize", 0), ", expected ", kNestedBlock);
+  if (state.int_or("nested_blocksize", 0) != kNestedBlock)
+    fail(ErrorCode::Data, "'", weight, "': nested blocks of ", state.int_or("nested_blocksize", 0), ", expected ", kNestedBlock);
   require_values(checked(file, weight + ".nested_quant_map", at::kFloat, kNestedCodes), nested_code_values(), weight + ".nested_quant_map");
   const at::Tensor absmax = checked(file, weight + ".absmax", at::kByte, blocks);
   const at::Tensor nested_absmax = checked(file, weight + ".nested_absmax", at::kFloat, block_count(blocks, kNestedBlock));

@@ -17,7 +17,11 @@ using namespace tenon;
 namespace {
 
 SlotSpec slot_of(int64_t out, int64_t in, at::ScalarType dtype = at::kFloat) {
-  return {.path = "model.layers.0.mlp.up_proj", .out = out, .in = in, .dtype = dtype, .sources = {Source::rename("model.layers.0.mlp.up_proj.weight")}};
+  return {.path = "model.layers.0.mlp.up_proj",
+          .out = out,
+          .in = in,
+          .dtype = dtype,
+          .sources = {Source::rename("model.layers.0.mlp.up_proj.weight")}};
 }
 
 struct MemoryFile final : TensorSource {
@@ -118,14 +122,16 @@ TEST_CASE("damaged packed weights are refused, each with its own message") {
   CHECK(message([&](auto& t) { t[w] = at::zeros({7, 1}, at::kByte); }).find("has 7 bytes") != std::string::npos);
   CHECK(message([&](auto& t) { t[w + ".nested_absmax"] = t[w + ".nested_absmax"] * NAN; }).find("damaged") != std::string::npos);
   CHECK(message([&](auto& t) { t[w + ".quant_map"] = t[w + ".quant_map"] * 2; }).find("code table") != std::string::npos);
-  CHECK(message([&](auto& t) { t[w + ".quant_state.bitsandbytes__nf4"] = at::zeros({4}, at::kByte); }).find("quant_state") != std::string::npos);
+  CHECK(message([&](auto& t) { t[w + ".quant_state.bitsandbytes__nf4"] = at::zeros({4}, at::kByte); }).find("quant_state") !=
+        std::string::npos);
 }
 
 TEST_CASE("the declared error bound holds on normal weights for every block size") {
   for (int64_t block = 32; block <= 4096; block *= 2)
     for (int type = 0; type < 2; ++type) {
       const nf4::Options options{.block_size = block, .double_quant = true};
-      const std::unique_ptr<Quantizer> q = type ? std::unique_ptr<Quantizer>(new nf4::Fp4(options)) : std::unique_ptr<Quantizer>(new nf4::Nf4(options));
+      const std::unique_ptr<Quantizer> q =
+          type ? std::unique_ptr<Quantizer>(new nf4::Fp4(options)) : std::unique_ptr<Quantizer>(new nf4::Nf4(options));
       const SlotSpec slot = slot_of(64, 4096);
       const at::Tensor w = at::randn({64, 4096});
       const at::Tensor error = w - q->dequantize(slot, q->quantize(slot, w, nullptr), at::kFloat);

@@ -1,5 +1,5 @@
-#include "nf4.h"
 #include "tenon/plugin.h"
+#include "nf4.h"
 
 TENON_PLUGIN(.id = "tenon.quant_nf4", .version = "0.1.0", .license = "Apache-2.0",
              .provides = {"quantizer:nf4;method=bitsandbytes;format=bnb", "quantizer:fp4;method=bitsandbytes;format=bnb"})

@@ -5,8 +5,12 @@
 namespace tenon {
 
 at::Tensor Filler::linear(const at::Tensor&) { fail(ErrorCode::Internal, "a filler '", describe(), "' was used as a linear layer"); }
-at::Tensor Filler::rows(const at::Tensor&, at::ScalarType) { fail(ErrorCode::Internal, "a filler '", describe(), "' was used as an embedding"); }
-at::Tensor Filler::grouped(const at::Tensor&, const at::Tensor&) { fail(ErrorCode::Internal, "a filler '", describe(), "' was used for experts"); }
+at::Tensor Filler::rows(const at::Tensor&, at::ScalarType) {
+  fail(ErrorCode::Internal, "a filler '", describe(), "' was used as an embedding");
+}
+at::Tensor Filler::grouped(const at::Tensor&, const at::Tensor&) {
+  fail(ErrorCode::Internal, "a filler '", describe(), "' was used for experts");
+}
 
 std::vector<at::Tensor> Filler::linear_many(std::span<Filler* const> group, const at::Tensor& x) {
   std::vector<at::Tensor> outputs;

@@ -22,7 +22,8 @@ constexpr int64_t kPanelBytes = int64_t{64} << 20;
 
 Support Quantizer::supports(const SlotSpec& slot) const {
   if (slot.kind == SlotKind::Linear && slot.count == 1) return {};
-  return Support::no(slot.kind == SlotKind::Embedding ? "embeddings are not quantized by this quantizer" : "expert weights are not quantized by this quantizer");
+  return Support::no(slot.kind == SlotKind::Embedding ? "embeddings are not quantized by this quantizer"
+                                                      : "expert weights are not quantized by this quantizer");
 }
 
 Tensors Quantizer::begin(const SlotSpec&, at::Device) const { not_offered(*this, "panels"); }
@@ -73,6 +74,8 @@ std::optional<Value> Quantizer::recognise(const Value&, const TensorSource&) con
 std::vector<std::string> Quantizer::locate(const SlotSpec&, const TensorSource&) const { return {}; }
 Tensors Quantizer::unpack(const SlotSpec&, const TensorSource&) const { not_offered(*this, "reading of packed files"); }
 std::vector<NamedTensor> Quantizer::pack(const SlotSpec&, const Tensors&) const { not_offered(*this, "writing of packed files"); }
-Value Quantizer::quantization_config(const std::vector<std::string>&, at::ScalarType) const { not_offered(*this, "writing of packed files"); }
+Value Quantizer::quantization_config(const std::vector<std::string>&, at::ScalarType) const {
+  not_offered(*this, "writing of packed files");
+}
 
 }  // namespace tenon

@@ -21,5 +21,7 @@ class Nothing : public tenon::Patch {
 TENON_PLUGIN(.id = "org.example.good", .version = "1.2.3", .license = "Apache-2.0", .provides = {"patch:good_patch;stage=config"})
 
 TENON_REGISTER(tenon::Registrar& registrar) {
-  registrar.patch<Options, Nothing>("good_patch", "Sets a key.", tenon::option_table<Options>({tenon::option(&Options::strength, "strength", "How much.", tenon::range(0, 9))}));
+  registrar.patch<Options, Nothing>(
+      "good_patch", "Sets a key.",
+      tenon::option_table<Options>({tenon::option(&Options::strength, "strength", "How much.", tenon::range(0, 9))}));
 }

@@ -35,7 +35,9 @@ class ByteCodec : public TextCodec {
     if (id >= 0 && id < 256) return std::string(1, static_cast<char>(id));
     return id == kBos ? "<s>" : id == kEos ? "</s>" : id == kEnd ? "<|end|>" : "";
   }
-  std::optional<int64_t> token_id(std::string_view text) const override { return text.empty() ? std::nullopt : std::optional(next(text).first); }
+  std::optional<int64_t> token_id(std::string_view text) const override {
+    return text.empty() ? std::nullopt : std::optional(next(text).first);
+  }
   int64_t vocab_size() const override { return 259; }
   std::optional<int64_t> bos() const override { return kBos; }
   std::optional<int64_t> eos() const override { return has_eos ? std::optional<int64_t>(kEos) : std::nullopt; }

@@ -61,7 +61,7 @@ class FakeModel final : public Model {
   std::vector<at::Tensor> weights;
   double dropout = 0;
   bool with_extra = false;
-  int64_t runs = 0;         // of blocks
+  int64_t runs = 0;           // of blocks
   int64_t saw_gradients = 0;  // bit i: block i got a hidden state that requires gradients
 
  private:

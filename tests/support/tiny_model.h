@@ -28,7 +28,9 @@ class PlainFiller final : public Filler {
     return bias_.defined() ? at::linear(x, weight, bias_.to(x.scalar_type())) : at::linear(x, weight);
   }
   at::Tensor rows(const at::Tensor& ids, at::ScalarType dtype) override { return at::embedding(weight_, ids).to(dtype); }
-  at::Tensor dense_rows(at::ScalarType dtype, int64_t first, int64_t last) const override { return weight_.detach().narrow(0, first, last - first).to(dtype); }
+  at::Tensor dense_rows(at::ScalarType dtype, int64_t first, int64_t last) const override {
+    return weight_.detach().narrow(0, first, last - first).to(dtype);
+  }
   at::Tensor bias() const override { return bias_; }
   const at::Tensor& weight() const { return weight_; }
 
@@ -39,14 +41,16 @@ class PlainFiller final : public Filler {
 // Draws from LibTorch's default generator: seed it with at::manual_seed.
 class TinyParts final : public Parts {
  public:
-  explicit TinyParts(Blueprint blueprint, Precision precision = {}, bool trainable = false) : blueprint_(std::move(blueprint)), precision_(precision) {
+  explicit TinyParts(Blueprint blueprint, Precision precision = {}, bool trainable = false)
+      : blueprint_(std::move(blueprint)), precision_(precision) {
     std::map<std::string, std::shared_ptr<Filler>> fillers;
     for (const SlotSpec& spec : blueprint_.slots) {
       auto slot = std::make_unique<Slot>(spec);
       if (spec.tied_to.empty()) {
         at::Tensor bias;
         if (spec.bias) bias = leaf(spec.path + ".bias", at::randn({spec.out}).mul_(0.1), trainable);
-        fillers[spec.path] = std::make_shared<PlainFiller>(leaf(spec.path + ".weight", at::randn({spec.out, spec.in}).mul_(kStd), trainable), bias);
+        fillers[spec.path] =
+            std::make_shared<PlainFiller>(leaf(spec.path + ".weight", at::randn({spec.out, spec.in}).mul_(kStd), trainable), bias);
       }
       slot->fill(fillers.at(spec.tied_to.empty() ? spec.path : spec.tied_to));
       slots_[spec.path] = std::move(slot);
@@ -82,7 +86,8 @@ class TinyParts final : public Parts {
 // An architecture's model with its parts.
 struct TinyModel {
   TinyModel(const Architecture& architecture, const Value& config, Precision precision = {}, bool trainable = false)
-      : parts(std::make_unique<TinyParts>(architecture.blueprint(config), precision, trainable)), model(architecture.build(config, *parts)) {}
+      : parts(std::make_unique<TinyParts>(architecture.blueprint(config), precision, trainable)),
+        model(architecture.build(config, *parts)) {}
 
   // All blocks -> [B, T, hidden].
   at::Tensor hidden(const Batch& batch, Cache* cache = nullptr) {

@@ -18,7 +18,7 @@ namespace tenon {
 
 // A trainable tensor of an adapter, a leaf that requires gradients (unless frozen for use).
 struct AdapterParameter {
-  std::string name;     // as in the adapter's file
+  std::string name;  // as in the adapter's file
   at::Tensor tensor;
 };
 

@@ -17,9 +17,9 @@ struct BlockStack {
 // What one block keeps for its backward pass when nothing is recomputed, beyond what adapters keep: elements per token. The plan turns it
 // into bytes; `host run` prints the measured peak beside it.
 struct ActivationCost {
-  double compute = 0;        // elements in the compute dtype, per token
-  double float32 = 0;        // elements in float32, per token
-  double scores = 0;         // attention score elements kept, per token and per key (0: flash attention)
+  double compute = 0;  // elements in the compute dtype, per token
+  double float32 = 0;  // elements in float32, per token
+  double scores = 0;   // attention score elements kept, per token and per key (0: flash attention)
 };
 
 struct Blueprint {

@@ -13,13 +13,13 @@ namespace tenon {
 
 // The values are the exit statuses of `host`.
 enum class ErrorCode : int {
-  Usage = 2,        // the command line
-  Recipe = 3,       // the recipe, plugin options included
-  Plugin = 4,       // a plugin: absent, refused, or it failed
-  Data = 5,         // checkpoint, adapter folder, training data, text
-  Device = 6,       // devices and memory
-  Internal = 70,    // a bug of ours
-  Interrupted = 130 // Ctrl-C
+  Usage = 2,         // the command line
+  Recipe = 3,        // the recipe, plugin options included
+  Plugin = 4,        // a plugin: absent, refused, or it failed
+  Data = 5,          // checkpoint, adapter folder, training data, text
+  Device = 6,        // devices and memory
+  Internal = 70,     // a bug of ours
+  Interrupted = 130  // Ctrl-C
 };
 
 class TENON_API Error : public std::exception {

@@ -18,19 +18,19 @@ enum class Tier : uint32_t { Native = 1, Stable = 2 };
 
 // What decides whether C++ objects of two binaries fit each other.
 struct CxxAbi {
-  uint32_t gxx_abi = 0;            // __GXX_ABI_VERSION
-  uint32_t cxx11_strings = 0;      // _GLIBCXX_USE_CXX11_ABI
-  uint32_t compiler = 0;           // 1 g++, 2 clang++
-  uint32_t sanitizers = 0;         // bit 0 address, bit 1 thread
-  int64_t language = 0;            // __cplusplus
+  uint32_t gxx_abi = 0;        // __GXX_ABI_VERSION
+  uint32_t cxx11_strings = 0;  // _GLIBCXX_USE_CXX11_ABI
+  uint32_t compiler = 0;       // 1 g++, 2 clang++
+  uint32_t sanitizers = 0;     // bit 0 address, bit 1 thread
+  int64_t language = 0;        // __cplusplus
 };
 
 struct Manifest {
   char magic[16];
   uint32_t size, schema;
   uint32_t tier, sdk_major, sdk_minor, cuda_version;
-  uint64_t torch_abi;              // native: TORCH_ABI_VERSION of the build; stable: the release targeted
-  uint64_t sdk_hash;               // native: of the SDK headers
+  uint64_t torch_abi;  // native: TORCH_ABI_VERSION of the build; stable: the release targeted
+  uint64_t sdk_hash;   // native: of the SDK headers
   CxxAbi cxx;
   char id[64], version[32], license[32], compiler[64];
   char provides[kManifestProvides][96];  // "kind:name" or "kind:name;key=value;key=value"; unused rows are empty
@@ -71,7 +71,8 @@ constexpr void copy_text(char (&target)[N], std::string_view text, const char* /
 }
 }  // namespace detail
 
-consteval Manifest make_manifest(const ManifestFields& fields, Tier tier, uint64_t torch_abi, uint64_t sdk_hash, uint32_t cuda_version = 0) {
+consteval Manifest make_manifest(const ManifestFields& fields, Tier tier, uint64_t torch_abi, uint64_t sdk_hash,
+                                 uint32_t cuda_version = 0) {
   Manifest m{};
   for (int i = 0; i < 16; ++i) m.magic[i] = kManifestMagic[i];
   m.size = sizeof(Manifest);

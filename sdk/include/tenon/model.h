@@ -26,26 +26,26 @@ struct Batch {
 class TENON_API Cache {
  public:
   virtual ~Cache();
-  virtual int64_t length() const = 0;    // tokens held
+  virtual int64_t length() const = 0;  // tokens held
   virtual int64_t capacity() const = 0;
   virtual void truncate(int64_t length) = 0;
 };
 
 // What flows through the blocks. `hidden` and those `extras` that require gradients are the differentiable part.
 struct State {
-  at::Tensor hidden;                        // [B, T, hidden], in the residual dtype
-  at::Tensor positions;                     // [axes, B, T]
-  at::Tensor segments, key_segments;        // [B, T], [B, past + T]; undefined when there is one segment and no padding
+  at::Tensor hidden;                  // [B, T, hidden], in the residual dtype
+  at::Tensor positions;               // [axes, B, T]
+  at::Tensor segments, key_segments;  // [B, T], [B, past + T]; undefined when there is one segment and no padding
   int64_t past = 0;
-  std::map<std::string, Rotary> rotary;     // by kind of layer
+  std::map<std::string, Rotary> rotary;  // by kind of layer
   Cache* cache = nullptr;
   std::map<std::string, at::Tensor> extras;
 };
 
 // dtypes, requested and in effect. Stated in docs/precision.md; shown by `host plan`.
 struct Precision {
-  at::ScalarType compute = at::kFloat;      // matrix products and activations between them
-  at::ScalarType residual = at::kFloat;     // the hidden state between blocks
+  at::ScalarType compute = at::kFloat;   // matrix products and activations between them
+  at::ScalarType residual = at::kFloat;  // the hidden state between blocks
 };
 
 class TENON_API Model {

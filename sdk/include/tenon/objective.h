@@ -23,13 +23,13 @@ struct Sample {
 };
 
 struct TrainBatch {
-  Batch input;            // ids, segments, positions, media
-  at::Tensor labels;      // [B, T] int64, as Sample::labels; kIgnore on padding and at the first token of each segment
+  Batch input;        // ids, segments, positions, media
+  at::Tensor labels;  // [B, T] int64, as Sample::labels; kIgnore on padding and at the first token of each segment
 };
 
 struct TokenLogprobs {
-  at::Tensor logprobs;    // [N] float32: one per trained token, row by row; differentiable
-  at::Tensor row;         // [N] int64: which sequence of the batch
+  at::Tensor logprobs;  // [N] float32: one per trained token, row by row; differentiable
+  at::Tensor row;       // [N] int64: which sequence of the batch
 };
 
 class TENON_API ObjectiveContext {
@@ -41,8 +41,8 @@ class TENON_API ObjectiveContext {
 };
 
 struct ObjectiveResult {
-  at::Tensor loss_sum;    // scalar float32, differentiable; the step's loss is the sum of loss_sum over the sum of weight
-  double weight = 0;      // trained tokens (or pairs) in this batch
+  at::Tensor loss_sum;                    // scalar float32, differentiable; the step's loss is the sum of loss_sum over the sum of weight
+  double weight = 0;                      // trained tokens (or pairs) in this batch
   std::map<std::string, double> metrics;  // weighted sums, divided by `weight` in the log
 };
 

@@ -34,7 +34,7 @@ inline Constraint checked(std::function<std::string(const Value&)> check) { retu
 
 struct OptionRow {
   std::string name, doc;
-  std::string type;   // "bool", "int", "float", "string", "list of strings", "table", "any": as printed by describe
+  std::string type;  // "bool", "int", "float", "string", "list of strings", "table", "any": as printed by describe
   Value default_value;
   Constraint constraint;
   // Converts and stores into the options struct at `object`; throws Error(Data) with found and expected type.
@@ -48,24 +48,30 @@ struct OptionTable {
 };
 
 namespace detail {
-template <class T> struct OptionCodec;
-template <> struct OptionCodec<bool> {
+template <class T>
+struct OptionCodec;
+template <>
+struct OptionCodec<bool> {
   static constexpr const char* type = "bool";
   static bool read(const Value& v) { return v.as_bool(); }
 };
-template <> struct OptionCodec<int64_t> {
+template <>
+struct OptionCodec<int64_t> {
   static constexpr const char* type = "int";
   static int64_t read(const Value& v) { return v.as_int(); }
 };
-template <> struct OptionCodec<double> {
+template <>
+struct OptionCodec<double> {
   static constexpr const char* type = "float";
   static double read(const Value& v) { return v.as_float(); }
 };
-template <> struct OptionCodec<std::string> {
+template <>
+struct OptionCodec<std::string> {
   static constexpr const char* type = "string";
   static std::string read(const Value& v) { return v.as_string(); }
 };
-template <> struct OptionCodec<std::vector<std::string>> {
+template <>
+struct OptionCodec<std::vector<std::string>> {
   static constexpr const char* type = "list of strings";
   static std::vector<std::string> read(const Value& v) {
     std::vector<std::string> items;
@@ -74,11 +80,13 @@ template <> struct OptionCodec<std::vector<std::string>> {
   }
 };
 // For what has several forms ("all-linear", a list or a regex): the plugin looks at the value itself.
-template <> struct OptionCodec<Value> {
+template <>
+struct OptionCodec<Value> {
   static constexpr const char* type = "any";
   static Value read(const Value& v) { return v; }
 };
-template <class T> struct OptionCodec<std::optional<T>> {
+template <class T>
+struct OptionCodec<std::optional<T>> {
   static constexpr const char* type = OptionCodec<T>::type;
   static std::optional<T> read(const Value& v) { return OptionCodec<T>::read(v); }
 };
@@ -86,7 +94,11 @@ template <class T> struct OptionCodec<std::optional<T>> {
 
 template <class Owner, class T>
 OptionRow option(T Owner::*member, std::string name, std::string doc, Constraint constraint = {}) {
-  return OptionRow{std::move(name), std::move(doc), detail::OptionCodec<T>::type, Value(Owner{}.*member), std::move(constraint),
+  return OptionRow{std::move(name),
+                   std::move(doc),
+                   detail::OptionCodec<T>::type,
+                   Value(Owner{}.*member),
+                   std::move(constraint),
                    [member](void* object, const Value& v) { static_cast<Owner*>(object)->*member = detail::OptionCodec<T>::read(v); }};
 }
 

@@ -8,7 +8,6 @@
 // LibTorch release, one compiler ABI and one state of these headers (sdk_hash.h, made by the build).
 #include <torch/headeronly/version.h>
 
-
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -17,8 +16,8 @@
 
 #include "tenon/adapter.h"
 #include "tenon/architecture.h"
-#include "tenon/objective.h"
 #include "tenon/manifest.h"
+#include "tenon/objective.h"
 #include "tenon/options.h"
 #include "tenon/patch.h"
 #include "tenon/quantizer.h"
@@ -52,13 +51,21 @@ struct Registrar {
 
   // Impl is constructed from const Options&.
   template <class Options, class Impl>
-  void quantizer(std::string name, std::string summary, OptionTable table) { quantizers.push_back(provider<Quantizer, Options, Impl>(name, summary, table)); }
+  void quantizer(std::string name, std::string summary, OptionTable table) {
+    quantizers.push_back(provider<Quantizer, Options, Impl>(name, summary, table));
+  }
   template <class Options, class Impl>
-  void patch(std::string name, std::string summary, OptionTable table) { patches.push_back(provider<Patch, Options, Impl>(name, summary, table)); }
+  void patch(std::string name, std::string summary, OptionTable table) {
+    patches.push_back(provider<Patch, Options, Impl>(name, summary, table));
+  }
   template <class Options, class Impl>
-  void adapter(std::string name, std::string summary, OptionTable table) { adapters.push_back(provider<Adapter, Options, Impl>(name, summary, table)); }
+  void adapter(std::string name, std::string summary, OptionTable table) {
+    adapters.push_back(provider<Adapter, Options, Impl>(name, summary, table));
+  }
   template <class Options, class Impl>
-  void objective(std::string name, std::string summary, OptionTable table) { objectives.push_back(provider<Objective, Options, Impl>(name, summary, table)); }
+  void objective(std::string name, std::string summary, OptionTable table) {
+    objectives.push_back(provider<Objective, Options, Impl>(name, summary, table));
+  }
   // Architectures take no options: config.json and patches say what they are.
   void architecture(std::string model_type, std::string summary, std::function<std::unique_ptr<Architecture>()> make) {
     architectures.push_back({std::move(model_type), std::move(summary), {}, [make = std::move(make)](const Value&) { return make(); }});
@@ -80,18 +87,16 @@ struct Registrar {
 }  // namespace tenon
 
 // Fills the manifest with the given designated initializers (see ManifestFields) plus what the build knows.
-#define TENON_PLUGIN(...)                                                                     \
-  extern "C" {                                                                                \
-  extern TENON_API const ::tenon::Manifest tenon_plugin_manifest;                             \
-  __attribute__((section(".tenonplugin"), used, retain)) constinit const ::tenon::Manifest    \
-      tenon_plugin_manifest = ::tenon::make_manifest(::tenon::ManifestFields{__VA_ARGS__},    \
-                                                     ::tenon::Tier::Native, TORCH_ABI_VERSION, \
-                                                     TENON_SDK_HASH);                         \
+#define TENON_PLUGIN(...)                                                                                                     \
+  extern "C" {                                                                                                                \
+  extern TENON_API const ::tenon::Manifest tenon_plugin_manifest;                                                             \
+  __attribute__((section(".tenonplugin"), used, retain)) constinit const ::tenon::Manifest tenon_plugin_manifest =            \
+      ::tenon::make_manifest(::tenon::ManifestFields{__VA_ARGS__}, ::tenon::Tier::Native, TORCH_ABI_VERSION, TENON_SDK_HASH); \
   }
 
 // The body that follows fills the registrar; it may throw.
-#define TENON_REGISTER(parameter)                                                                \
-  static void tenon_register_body(parameter);                                                    \
-  extern "C" TENON_API void tenon_plugin_register(::tenon::Registrar* registrar);                \
+#define TENON_REGISTER(parameter)                                                                           \
+  static void tenon_register_body(parameter);                                                               \
+  extern "C" TENON_API void tenon_plugin_register(::tenon::Registrar* registrar);                           \
   extern "C" void tenon_plugin_register(::tenon::Registrar* registrar) { tenon_register_body(*registrar); } \
   static void tenon_register_body(parameter)

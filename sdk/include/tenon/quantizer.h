@@ -22,11 +22,11 @@ namespace tenon {
 using Tensors = std::vector<at::Tensor>;  // in the order of Quantizer::resident
 
 struct QuantizerFacts {
-  double bits_per_weight = 0;                        // storage, scales included, for a large weight
-  std::vector<std::string> devices = {"cpu"};        // device types it can multiply on
+  double bits_per_weight = 0;                  // storage, scales included, for a large weight
+  std::vector<std::string> devices = {"cpu"};  // device types it can multiply on
   std::vector<at::ScalarType> compute_dtypes = {at::kFloat, at::kBFloat16, at::kHalf};
   bool needs_calibration = false;
-  double max_relative_error = 0;                     // RMS(w - deq(w)) / RMS(w) on normal weights never exceeds it; 0: not declared
+  double max_relative_error = 0;  // RMS(w - deq(w)) / RMS(w) on normal weights never exceeds it; 0: not declared
 };
 
 // Yes, or no with the reason that `host plan` prints.
@@ -77,13 +77,19 @@ class TENON_API Quantizer {
   virtual Tensors finish(const SlotSpec& slot, Tensors work) const;
 
   // Rows [first_row, last_row) as a dense [rows, in] tensor of `dtype`.
-  virtual at::Tensor dequantize(const SlotSpec& slot, const Tensors& tensors, at::ScalarType dtype, int64_t first_row, int64_t last_row) const = 0;
-  at::Tensor dequantize(const SlotSpec& slot, const Tensors& tensors, at::ScalarType dtype) const { return dequantize(slot, tensors, dtype, 0, slot.out); }
+  virtual at::Tensor dequantize(const SlotSpec& slot, const Tensors& tensors, at::ScalarType dtype, int64_t first_row,
+                                int64_t last_row) const = 0;
+  at::Tensor dequantize(const SlotSpec& slot, const Tensors& tensors, at::ScalarType dtype) const {
+    return dequantize(slot, tensors, dtype, 0, slot.out);
+  }
 
   // x: [..., in] -> [..., out] in x's dtype, without bias. Runs without autograd. Default: dequantize, then a dense product.
   virtual at::Tensor linear(const SlotSpec& slot, const at::Tensor& x, const Tensors& tensors) const;
   // Several weights that read the same x. Default: one `linear` after another.
-  struct Operand { const SlotSpec* slot; const Tensors* tensors; };
+  struct Operand {
+    const SlotSpec* slot;
+    const Tensors* tensors;
+  };
   virtual std::vector<at::Tensor> linear_many(std::span<const Operand> weights, const at::Tensor& x) const;
   // dy: [..., out] -> [..., in]: dy . W. Default: dequantize in row panels of at most 64 MB, then a dense product.
   virtual at::Tensor grad_input(const SlotSpec& slot, const at::Tensor& dy, const Tensors& tensors) const;

@@ -24,10 +24,10 @@ struct AttentionArgs {
   double scale = 1;
   bool causal = true;
   int64_t past = 0;
-  int64_t window = 0;             // a query sees the last `window` keys, itself included; 0: all
-  double softcap = 0;             // 0: none
-  at::Tensor segments;            // [B, T] int64; undefined: one segment, no padding
-  at::Tensor key_segments;        // [B, S] int64; undefined like `segments`
+  int64_t window = 0;       // a query sees the last `window` keys, itself included; 0: all
+  double softcap = 0;       // 0: none
+  at::Tensor segments;      // [B, T] int64; undefined: one segment, no padding
+  at::Tensor key_segments;  // [B, S] int64; undefined like `segments`
   double dropout = 0;
   int64_t layer = 0;
 };
@@ -35,28 +35,28 @@ struct AttentionArgs {
 // positions: [axes, B, T] int64 -> cos and sin, [B, T, rotary_dim] float32, attention scaling included.
 struct RotaryArgs {
   at::Tensor positions;
-  at::Tensor inv_freq;            // [rotary_dim / 2] float32
+  at::Tensor inv_freq;  // [rotary_dim / 2] float32
   double attention_scaling = 1;
-  int64_t layer = -1;             // -1: shared by all layers
+  int64_t layer = -1;  // -1: shared by all layers
 };
 struct Rotary {
   at::Tensor cos, sin;
 };
 
 struct NormArgs {
-  at::Tensor x;                   // [..., width]
-  at::Tensor weight, bias;        // bias undefined for RMS norms
+  at::Tensor x;             // [..., width]
+  at::Tensor weight, bias;  // bias undefined for RMS norms
   double eps = 1e-6;
   const std::string* path = nullptr;
 };
 
 struct ActivationArgs {
-  at::Tensor gate, up;            // act(gate) * up; `up` undefined: act(gate)
+  at::Tensor gate, up;                // act(gate) * up; `up` undefined: act(gate)
   const std::string* name = nullptr;  // "silu", "gelu_pytorch_tanh", ...
 };
 
 struct MlpArgs {
-  at::Tensor x;                   // [B, T, hidden]
+  at::Tensor x;  // [B, T, hidden]
   int64_t layer = 0;
 };
 
@@ -67,22 +67,22 @@ struct BlockArgs {
 };
 
 struct EmbeddingArgs {
-  at::Tensor ids;                 // [B, T] int64
+  at::Tensor ids;  // [B, T] int64
   const Slot* slot = nullptr;
   at::ScalarType dtype = at::kFloat;
 };
 
 struct RouterArgs {
-  at::Tensor logits;              // [tokens, experts]
+  at::Tensor logits;  // [tokens, experts]
   int64_t top_k = 0;
   int64_t layer = 0;
 };
 struct Routing {
-  at::Tensor weights, experts;    // [tokens, top_k]
+  at::Tensor weights, experts;  // [tokens, top_k]
 };
 
 struct ProjectorArgs {
-  at::Tensor features;            // [items, patches, width]
+  at::Tensor features;  // [items, patches, width]
 };
 
 // Log-probabilities of given next tokens. hidden: [N, hidden], after the final norm; targets: [N] int64 -> [N] float32.
@@ -103,9 +103,14 @@ class Seam {
   const std::string& name() const { return name_; }
 
   // The architecture's own way; set before patches run.
-  void set_default(std::string who, Fn fn) { default_ = std::move(fn); default_name_ = std::move(who); compose(); }
+  void set_default(std::string who, Fn fn) {
+    default_ = std::move(fn);
+    default_name_ = std::move(who);
+    compose();
+  }
   void replace(std::string who, Fn fn) {
-    if (replacement_) fail(ErrorCode::Recipe, "patches '", replaced_by_, "' and '", who, "' both replace the ", name_, " seam: keep one of them");
+    if (replacement_)
+      fail(ErrorCode::Recipe, "patches '", replaced_by_, "' and '", who, "' both replace the ", name_, " seam: keep one of them");
     replacement_ = std::move(fn);
     replaced_by_ = std::move(who);
     compose();
@@ -152,7 +157,8 @@ struct Seams {
   // visit(seam) for each, in the order above.
   template <class Visit>
   void for_each(Visit&& visit) const {
-    visit(embedding), visit(rotary), visit(attention), visit(norm), visit(activation), visit(mlp), visit(block), visit(router), visit(projector), visit(loss);
+    visit(embedding), visit(rotary), visit(attention), visit(norm), visit(activation), visit(mlp), visit(block), visit(router),
+        visit(projector), visit(loss);
   }
 };
 

@@ -17,11 +17,11 @@
 namespace tenon {
 
 struct SessionOptions {
-  std::vector<std::string> settings;                   // "train.learning_rate=1e-4", as behind --set
-  std::vector<std::filesystem::path> plugin_dirs;      // --plugin-dir
-  std::vector<std::filesystem::path> plugin_files;     // --plugin
-  bool bundled_plugins_only = false;                   // --no-plugins
-  std::string assume_devices;                          // plan only: "cuda:0=24GiB,cpu=64GiB"
+  std::vector<std::string> settings;                // "train.learning_rate=1e-4", as behind --set
+  std::vector<std::filesystem::path> plugin_dirs;   // --plugin-dir
+  std::vector<std::filesystem::path> plugin_files;  // --plugin
+  bool bundled_plugins_only = false;                // --no-plugins
+  std::string assume_devices;                       // plan only: "cuda:0=24GiB,cpu=64GiB"
   // Level 0 error, 1 warning, 2 information, 3 detail. Null: lines on stderr.
   std::function<void(int level, std::string_view line)> on_log;
 };
@@ -33,7 +33,7 @@ struct TextPiece {
 
 struct Continuation {
   std::vector<int64_t> prompt_ids, ids;
-  std::string text, finish_reason;                     // "stop", "length" or "cancelled"
+  std::string text, finish_reason;  // "stop", "length" or "cancelled"
 };
 
 class TENON_API Session {

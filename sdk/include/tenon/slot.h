@@ -48,20 +48,20 @@ enum class SlotRole { Inner, InputEmbedding, OutputHead };
 enum class Partition { Replicate, Column, Row };
 
 struct SlotSpec {
-  std::string path;                  // "model.layers.0.self_attn.q_proj"
+  std::string path;  // "model.layers.0.self_attn.q_proj"
   SlotKind kind = SlotKind::Linear;
   SlotRole role = SlotRole::Inner;
-  int64_t count = 1;                 // experts; 1 otherwise
-  int64_t out = 0, in = 0;           // the weight is [out, in]; of an embedding [vocabulary, width]
+  int64_t count = 1;        // experts; 1 otherwise
+  int64_t out = 0, in = 0;  // the weight is [out, in]; of an embedding [vocabulary, width]
   bool bias = false;
-  at::ScalarType dtype = at::kFloat; // of the weight while dense
-  int stack = -1;                    // index into Blueprint::stacks; -1: before or after the blocks
-  int64_t block = -1;                // index in that stack
-  std::string input_group;           // slots with equal, non-empty groups read the same activation (q, k and v)
-  int stage = 0;                     // order of execution inside the block
+  at::ScalarType dtype = at::kFloat;  // of the weight while dense
+  int stack = -1;                     // index into Blueprint::stacks; -1: before or after the blocks
+  int64_t block = -1;                 // index in that stack
+  std::string input_group;            // slots with equal, non-empty groups read the same activation (q, k and v)
+  int stage = 0;                      // order of execution inside the block
   Partition partition = Partition::Replicate;
-  std::string tied_to;               // path of the slot whose weight this one shares; empty: its own
-  std::vector<Source> sources;       // one per known file layout, in order of preference; empty when tied
+  std::string tied_to;          // path of the slot whose weight this one shares; empty: its own
+  std::vector<Source> sources;  // one per known file layout, in order of preference; empty when tied
   std::vector<Source> bias_sources;
 
   int64_t numel() const { return count * out * in; }

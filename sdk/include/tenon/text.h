@@ -50,10 +50,10 @@ class TENON_API TextCodec {
   virtual Encoded encode(std::string_view text, bool add_special_tokens) const = 0;
   virtual std::string decode(const std::vector<int64_t>& ids, bool skip_special_tokens) const = 0;
   virtual std::unique_ptr<StreamDecoder> stream(bool skip_special_tokens) const = 0;
-  virtual std::string token(int64_t id) const = 0;                  // its spelling, "" when unknown
+  virtual std::string token(int64_t id) const = 0;  // its spelling, "" when unknown
   virtual std::optional<int64_t> token_id(std::string_view token) const = 0;
 
-  virtual int64_t vocab_size() const = 0;                           // added tokens included
+  virtual int64_t vocab_size() const = 0;  // added tokens included
   virtual std::optional<int64_t> bos() const = 0;
   virtual std::optional<int64_t> eos() const = 0;
   virtual std::optional<int64_t> pad() const = 0;
@@ -67,9 +67,9 @@ class TENON_API TextCodec {
 // What a codec is made from: the bytes of a checkpoint's files. Absent files are empty.
 struct TextFiles {
   std::string tokenizer_json;
-  Value tokenizer_config;       // tokenizer_config.json with special_tokens_map.json merged in
-  std::string chat_template;    // of the recipe, else chat_template.jinja, else from tokenizer_config.json; empty: none
-  std::string folder;           // for error texts
+  Value tokenizer_config;     // tokenizer_config.json with special_tokens_map.json merged in
+  std::string chat_template;  // of the recipe, else chat_template.jinja, else from tokenizer_config.json; empty: none
+  std::string folder;         // for error texts
   std::vector<std::string> add_tokens;
 };
 

@@ -66,7 +66,8 @@ class Value {
   // Each throws Error(Data) naming found and expected type. as_float accepts an int, as_int a float without fraction.
   bool as_bool() const { return get<bool>("bool"); }
   int64_t as_int() const {
-    if (const double* d = std::get_if<double>(&data_); d && *d >= -9.2e18 && *d <= 9.2e18 && *d == static_cast<double>(static_cast<int64_t>(*d)))
+    if (const double* d = std::get_if<double>(&data_);
+        d && *d >= -9.2e18 && *d <= 9.2e18 && *d == static_cast<double>(static_cast<int64_t>(*d)))
       return static_cast<int64_t>(*d);
     return get<int64_t>("int");
   }
@@ -97,8 +98,10 @@ class Value {
   // Appends or overwrites; a null value becomes a table first.
   void set(std::string_view key, Value value) {
     if (is_null()) data_ = Table{};
-    if (Value* old = find(key)) *old = std::move(value);
-    else as_table().emplace_back(std::string(key), std::move(value));
+    if (Value* old = find(key))
+      *old = std::move(value);
+    else
+      as_table().emplace_back(std::string(key), std::move(value));
   }
   bool erase(std::string_view key) {
     Table& table = as_table();
@@ -108,10 +111,18 @@ class Value {
   }
 
   // With a fallback for absent or null entries.
-  bool bool_or(std::string_view key, bool fallback) const { return read_or(key, fallback, [](const Value& v) { return v.as_bool(); }); }
-  int64_t int_or(std::string_view key, int64_t fallback) const { return read_or(key, fallback, [](const Value& v) { return v.as_int(); }); }
-  double float_or(std::string_view key, double fallback) const { return read_or(key, fallback, [](const Value& v) { return v.as_float(); }); }
-  std::string string_or(std::string_view key, std::string fallback) const { return read_or(key, std::move(fallback), [](const Value& v) { return v.as_string(); }); }
+  bool bool_or(std::string_view key, bool fallback) const {
+    return read_or(key, fallback, [](const Value& v) { return v.as_bool(); });
+  }
+  int64_t int_or(std::string_view key, int64_t fallback) const {
+    return read_or(key, fallback, [](const Value& v) { return v.as_int(); });
+  }
+  double float_or(std::string_view key, double fallback) const {
+    return read_or(key, fallback, [](const Value& v) { return v.as_float(); });
+  }
+  std::string string_or(std::string_view key, std::string fallback) const {
+    return read_or(key, std::move(fallback), [](const Value& v) { return v.as_string(); });
+  }
 
   Place place;
 

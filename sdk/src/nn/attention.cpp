@@ -67,7 +67,7 @@ struct Attention::Masks {
     at::ScalarType dtype;
     at::Device device;
     bool causal_only;
-    at::Tensor bias;                    // 0 or -inf, in q's dtype: kept once for all layers' backward passes
+    at::Tensor bias;  // 0 or -inf, in q's dtype: kept once for all layers' backward passes
   };
   std::mutex mutex;
   std::deque<Entry> entries;
@@ -76,10 +76,12 @@ struct Attention::Masks {
     const int64_t window = windowed(args) ? args.window : 0;
     const std::lock_guard lock(mutex);
     for (const Entry& e : entries)
-      if (e.segments.is_same(args.segments) && e.key_segments.is_same(args.key_segments) && e.tokens == args.q.size(2) && e.keys == args.k.size(2) &&
-          e.past == args.past && e.window == window && e.causal == args.causal && e.dtype == args.q.scalar_type() && e.device == args.q.device())
+      if (e.segments.is_same(args.segments) && e.key_segments.is_same(args.key_segments) && e.tokens == args.q.size(2) &&
+          e.keys == args.k.size(2) && e.past == args.past && e.window == window && e.causal == args.causal &&
+          e.dtype == args.q.scalar_type() && e.device == args.q.device())
         return e;
-    Entry e{args.segments, args.key_segments, args.q.size(2), args.k.size(2), args.past, window, args.causal, args.q.scalar_type(), args.q.device(), false, {}};
+    Entry e{args.segments, args.key_segments,    args.q.size(2),  args.k.size(2), args.past, window,
+            args.causal,   args.q.scalar_type(), args.q.device(), false,          {}};
     e.causal_only = window == 0 && args.segments.defined() && padded_behind_only(args);
     if (!e.causal_only) {
       const auto options = args.q.options().requires_grad(false);

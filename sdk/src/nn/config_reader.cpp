@@ -21,11 +21,16 @@ ConfigReader::ConfigReader(const Value& config) : config_(&config) {
 
 std::string ConfigReader::show(const Value& value) {
   std::string text;
-  if (value.is_string()) text = concat('"', value.as_string(), '"');
-  else if (value.is_bool()) text = value.as_bool() ? "true" : "false";
-  else if (value.is_int()) text = concat(value.as_int());
-  else if (value.is_float()) text = concat(value.as_float());
-  else return concat("a ", value.type_name());
+  if (value.is_string())
+    text = concat('"', value.as_string(), '"');
+  else if (value.is_bool())
+    text = value.as_bool() ? "true" : "false";
+  else if (value.is_int())
+    text = concat(value.as_int());
+  else if (value.is_float())
+    text = concat(value.as_float());
+  else
+    return concat("a ", value.type_name());
   if (text.size() > kShownBytes) text = text.substr(0, kShownBytes) + "...";
   return text;
 }
@@ -33,7 +38,8 @@ std::string ConfigReader::show(const Value& value) {
 int64_t ConfigReader::integer(const std::string& key, int64_t fallback, int64_t min, int64_t max) {
   const Value* value = config_->find(key);
   if (!value) return fallback;
-  const bool whole = value->is_int() || (value->is_float() && std::abs(value->as_float()) < 9e18 && std::trunc(value->as_float()) == value->as_float());
+  const bool whole =
+      value->is_int() || (value->is_float() && std::abs(value->as_float()) < 9e18 && std::trunc(value->as_float()) == value->as_float());
   if (whole && value->as_int() >= min && value->as_int() <= max) return value->as_int();
   problem(concat(key, " is ", show(*value), ", expected ", whole ? "" : "an integer, ", bounds(min, max)));
   return fallback;
@@ -47,7 +53,8 @@ std::optional<int64_t> ConfigReader::optional_integer(const std::string& key, in
 double ConfigReader::number(const std::string& key, double fallback, double min, double max) {
   const Value* value = config_->find(key);
   if (!value) return fallback;
-  if (value->is_number() && std::isfinite(value->as_float()) && value->as_float() >= min && value->as_float() <= max) return value->as_float();
+  if (value->is_number() && std::isfinite(value->as_float()) && value->as_float() >= min && value->as_float() <= max)
+    return value->as_float();
   problem(concat(key, " is ", show(*value), ", expected a number, ", bounds(min, max)));
   return fallback;
 }

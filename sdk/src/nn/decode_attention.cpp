@@ -13,9 +13,9 @@
 namespace tenon::nn {
 
 namespace {
-constexpr int64_t kMaxVectors = 8;           // head_dim up to 128
-constexpr int64_t kGroup = 2;                // queries that pass over the keys together
-constexpr int64_t kSerialElements = 1 << 15; // less than this is done before another thread has woken
+constexpr int64_t kMaxVectors = 8;            // head_dim up to 128
+constexpr int64_t kGroup = 2;                 // queries that pass over the keys together
+constexpr int64_t kSerialElements = 1 << 15;  // less than this is done before another thread has woken
 
 // One unit of work: the queries of one key head. Strides in elements; the last dimension is dense.
 struct Job {
@@ -124,8 +124,10 @@ TENON_INLINE void attend(const Job& job, int64_t begin, int64_t end) {
       const int64_t n = std::min(kGroup, job.group - r);
       float totals[kGroup];
       for (int64_t i = 0; i < n; ++i) totals[i] = soften(job, bias, scores + (r + i) * job.padded_keys);
-      if (n == kGroup) mix<V, kGroup>(job, v, scores + r * job.padded_keys, totals, y + r * V * rows::kLanes);
-      else mix<V, 1>(job, v, scores + r * job.padded_keys, totals, y + r * V * rows::kLanes);
+      if (n == kGroup)
+        mix<V, kGroup>(job, v, scores + r * job.padded_keys, totals, y + r * V * rows::kLanes);
+      else
+        mix<V, 1>(job, v, scores + r * job.padded_keys, totals, y + r * V * rows::kLanes);
     }
   }
 }
@@ -143,15 +145,20 @@ TENON_INLINE void attend_any(const Job& job, int64_t vectors, int64_t begin, int
     default: return attend<8, T>(job, begin, end);
   }
 }
-TENON_CPU_CLONES void attend_float(const Job& job, int64_t vectors, int64_t begin, int64_t end) { attend_any<float>(job, vectors, begin, end); }
-TENON_CPU_CLONES void attend_bfloat16(const Job& job, int64_t vectors, int64_t begin, int64_t end) { attend_any<at::BFloat16>(job, vectors, begin, end); }
+TENON_CPU_CLONES void attend_float(const Job& job, int64_t vectors, int64_t begin, int64_t end) {
+  attend_any<float>(job, vectors, begin, end);
+}
+TENON_CPU_CLONES void attend_bfloat16(const Job& job, int64_t vectors, int64_t begin, int64_t end) {
+  attend_any<at::BFloat16>(job, vectors, begin, end);
+}
 }  // namespace
 
 at::Tensor decode_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& bias, double scale) {
   const at::ScalarType dtype = q.scalar_type();
   const int64_t head_dim = q.size(3), batch = q.size(0), heads = q.size(1), kv_heads = k.size(1), keys = k.size(2);
-  if (!q.is_cpu() || (dtype != at::kFloat && dtype != at::kBFloat16) || head_dim % rows::kLanes || head_dim > kMaxVectors * rows::kLanes || v.size(3) != head_dim ||
-      keys == 0 || q.stride(3) != 1 || k.stride(3) != 1 || v.stride(3) != 1 || k.scalar_type() != dtype || v.scalar_type() != dtype)
+  if (!q.is_cpu() || (dtype != at::kFloat && dtype != at::kBFloat16) || head_dim % rows::kLanes || head_dim > kMaxVectors * rows::kLanes ||
+      v.size(3) != head_dim || keys == 0 || q.stride(3) != 1 || k.stride(3) != 1 || v.stride(3) != 1 || k.scalar_type() != dtype ||
+      v.scalar_type() != dtype)
     return {};
   if (bias.defined() && (bias.scalar_type() != dtype || bias.stride(3) != 1)) return {};
   if (at::GradMode::is_enabled() && (q.requires_grad() || k.requires_grad() || v.requires_grad())) return {};
@@ -159,15 +166,32 @@ at::Tensor decode_attention(const at::Tensor& q, const at::Tensor& k, const at::
   const int64_t group = heads / kv_heads, padded_keys = (keys + rows::kLanes - 1) / rows::kLanes * rows::kLanes;
   at::Tensor y = at::empty({batch, heads, 1, head_dim}, q.options());
   const at::Tensor scores = at::empty({batch * heads * padded_keys}, q.options().dtype(at::kFloat));
-  const Job job{.q = q.const_data_ptr(), .k = k.const_data_ptr(), .v = v.const_data_ptr(), .bias = bias.defined() ? bias.const_data_ptr() : nullptr,
-                .y = y.mutable_data_ptr(), .scores = scores.mutable_data_ptr<float>(), .kv_heads = kv_heads, .group = group, .keys = keys, .padded_keys = padded_keys,
-                .q_batch = q.stride(0), .q_head = q.stride(1), .k_batch = k.stride(0), .k_head = k.stride(1), .k_key = k.stride(2),
-                .v_batch = v.stride(0), .v_head = v.stride(1), .v_key = v.stride(2), .bias_batch = bias.defined() && bias.size(0) > 1 ? bias.stride(0) : 0,
+  const Job job{.q = q.const_data_ptr(),
+                .k = k.const_data_ptr(),
+                .v = v.const_data_ptr(),
+                .bias = bias.defined() ? bias.const_data_ptr() : nullptr,
+                .y = y.mutable_data_ptr(),
+                .scores = scores.mutable_data_ptr<float>(),
+                .kv_heads = kv_heads,
+                .group = group,
+                .keys = keys,
+                .padded_keys = padded_keys,
+                .q_batch = q.stride(0),
+                .q_head = q.stride(1),
+                .k_batch = k.stride(0),
+                .k_head = k.stride(1),
+                .k_key = k.stride(2),
+                .v_batch = v.stride(0),
+                .v_head = v.stride(1),
+                .v_key = v.stride(2),
+                .bias_batch = bias.defined() && bias.size(0) > 1 ? bias.stride(0) : 0,
                 .scale = static_cast<float>(scale)};
   const auto kernel = dtype == at::kFloat ? attend_float : attend_bfloat16;
   const int64_t vectors = head_dim / rows::kLanes, units = batch * kv_heads;
-  if (units == 1 || heads * batch * keys * head_dim < kSerialElements) kernel(job, vectors, 0, units);
-  else parallel_for(units, 1, [&](int64_t begin, int64_t end) { kernel(job, vectors, begin, end); });
+  if (units == 1 || heads * batch * keys * head_dim < kSerialElements)
+    kernel(job, vectors, 0, units);
+  else
+    parallel_for(units, 1, [&](int64_t begin, int64_t end) { kernel(job, vectors, begin, end); });
   return y;
 }
 

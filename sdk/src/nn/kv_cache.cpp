@@ -15,7 +15,8 @@
 
 namespace tenon::nn {
 
-KvCache::KvCache(const std::vector<Layer>& layers, int64_t batch, int64_t capacity, at::ScalarType dtype) : batch_(batch), capacity_(capacity) {
+KvCache::KvCache(const std::vector<Layer>& layers, int64_t batch, int64_t capacity, at::ScalarType dtype)
+    : batch_(batch), capacity_(capacity) {
   if (batch < 1 || capacity < 1) fail(ErrorCode::Internal, "a cache for ", batch, " sequences of ", capacity, " tokens was asked for");
   const c10::NoGradGuard no_grad;
   for (const Layer& layer : layers) {
@@ -33,7 +34,8 @@ void KvCache::truncate(int64_t length) {
 std::pair<at::Tensor, at::Tensor> KvCache::append(int64_t layer, const at::Tensor& k, const at::Tensor& v) {
   const c10::NoGradGuard no_grad;
   const int64_t tokens = k.size(2);
-  if (length_ + tokens > capacity_) fail(ErrorCode::Internal, "the cache holds ", length_, " of ", capacity_, " tokens, ", tokens, " more do not fit");
+  if (length_ + tokens > capacity_)
+    fail(ErrorCode::Internal, "the cache holds ", length_, " of ", capacity_, " tokens, ", tokens, " more do not fit");
   const auto index = static_cast<size_t>(layer);
   keys_.at(index).narrow(2, length_, tokens).copy_(k);
   values_.at(index).narrow(2, length_, tokens).copy_(v);
@@ -43,11 +45,14 @@ std::pair<at::Tensor, at::Tensor> KvCache::append(int64_t layer, const at::Tenso
 at::Tensor KvCache::add_segments(const at::Tensor& added, int64_t tokens, at::Device device) {
   const c10::NoGradGuard no_grad;
   if (!added.defined() && !segments_.defined()) return {};
-  if (length_ + tokens > capacity_) fail(ErrorCode::Internal, "the cache holds ", length_, " of ", capacity_, " tokens, ", tokens, " more do not fit");
+  if (length_ + tokens > capacity_)
+    fail(ErrorCode::Internal, "the cache holds ", length_, " of ", capacity_, " tokens, ", tokens, " more do not fit");
   if (!segments_.defined()) segments_ = at::ones({batch_, capacity_}, at::TensorOptions().dtype(at::kLong).device(device));
   at::Tensor place = segments_.narrow(1, length_, tokens);
-  if (added.defined()) place.copy_(added);
-  else place.fill_(1);
+  if (added.defined())
+    place.copy_(added);
+  else
+    place.fill_(1);
   return segments_.narrow(1, 0, length_ + tokens);
 }
 
@@ -98,7 +103,9 @@ void place_tokens(const Batch& batch, KvCache* cache, State& state) {
   } else if (segments.defined()) {
     state.positions = count_within(segments, state.past > 0 ? all.narrow(1, 0, state.past) : at::Tensor()).unsqueeze(0);
   } else {
-    state.positions = at::arange(state.past, state.past + tokens, at::TensorOptions().dtype(at::kLong).device(device)).view({1, 1, tokens}).expand({1, rows, tokens});
+    state.positions = at::arange(state.past, state.past + tokens, at::TensorOptions().dtype(at::kLong).device(device))
+                          .view({1, 1, tokens})
+                          .expand({1, rows, tokens});
   }
 }
 

@@ -82,14 +82,18 @@ at::Tensor norm_written_out(const at::Tensor& x, const at::Tensor& weight, doubl
 
 TEST_CASE("the rms norm equals its definition, in each dtype, at widths that are no multiple of the vector") {
   at::manual_seed(1);
-  struct Case { at::ScalarType x, weight, out; };
-  for (const Case& c : {Case{at::kFloat, at::kFloat, at::kFloat}, Case{at::kFloat, at::kFloat, at::kBFloat16}, Case{at::kFloat, at::kFloat, at::kHalf},
-                        Case{at::kBFloat16, at::kBFloat16, at::kBFloat16}, Case{at::kHalf, at::kHalf, at::kHalf}, Case{at::kBFloat16, at::kFloat, at::kFloat}})
+  struct Case {
+    at::ScalarType x, weight, out;
+  };
+  for (const Case& c : {Case{at::kFloat, at::kFloat, at::kFloat}, Case{at::kFloat, at::kFloat, at::kBFloat16},
+                        Case{at::kFloat, at::kFloat, at::kHalf}, Case{at::kBFloat16, at::kBFloat16, at::kBFloat16},
+                        Case{at::kHalf, at::kHalf, at::kHalf}, Case{at::kBFloat16, at::kFloat, at::kFloat}})
     for (int64_t width : {1, 15, 16, 33, 200}) {
       CAPTURE(width);
       const auto ours = [&](const std::vector<at::Tensor>& in) { return rms_norm(in[0], in[1], 1e-5, c.out); };
       const auto written_out = [&](const std::vector<at::Tensor>& in) { return norm_written_out(in[0], in[1], 1e-5, c.out); };
-      check_same(ours, written_out, {at::randn({2, 700, width}).to(c.x), at::randn({width}).to(c.weight)}, resolution(c.out == at::kFloat ? c.x : c.out));
+      check_same(ours, written_out, {at::randn({2, 700, width}).to(c.x), at::randn({width}).to(c.weight)},
+                 resolution(c.out == at::kFloat ? c.x : c.out));
     }
 }
 
@@ -113,7 +117,8 @@ TEST_CASE("rotation equals its definition, forward and back, whole heads and par
   at::manual_seed(3);
   for (at::ScalarType dtype : {at::kFloat, at::kBFloat16, at::kHalf})
     for (auto [head_dim, rotary_dim] : {std::pair{2, 2}, {10, 10}, {64, 64}, {80, 80}, {24, 8}}) {
-      const RotaryArgs args{.positions = at::randint(0, 5000, {1, 2, 7}, at::kLong), .inv_freq = at::rand({rotary_dim / 2}), .attention_scaling = 1.25};
+      const RotaryArgs args{
+          .positions = at::randint(0, 5000, {1, 2, 7}, at::kLong), .inv_freq = at::rand({rotary_dim / 2}), .attention_scaling = 1.25};
       const Rotary tables = rotary_tables(args);
       const at::Tensor angles = args.positions[0].to(at::kFloat).unsqueeze(-1) * args.inv_freq;
       CHECK(error(tables.cos, at::cat({angles, angles}, -1).cos() * 1.25) < 1e-6);
@@ -159,7 +164,8 @@ at::Tensor attention_written_out(const AttentionArgs& a, const at::Tensor& q, co
         if (a.window > 0 && s <= at - a.window) allowed[b][0][t][s] = false;
         if (a.segments.defined() && a.segments[b][t].item<int64_t>() != a.key_segments[b][s].item<int64_t>()) allowed[b][0][t][s] = false;
       }
-  return at::matmul(at::softmax(scores.masked_fill(mask.logical_not(), -std::numeric_limits<double>::infinity()), -1), v.repeat_interleave(groups, 1));
+  return at::matmul(at::softmax(scores.masked_fill(mask.logical_not(), -std::numeric_limits<double>::infinity()), -1),
+                    v.repeat_interleave(groups, 1));
 }
 
 TEST_CASE("attention equals its definition: groups, windows, soft caps, segments, a cache before it") {
@@ -174,9 +180,10 @@ TEST_CASE("attention equals its definition: groups, windows, soft caps, segments
             INFO(concat(heads, " heads, ", new_tokens, " tokens, window ", window, ", soft cap ", softcap, ", segments ", segmented));
             AttentionArgs args{.scale = 0.4, .past = tokens - new_tokens, .window = window, .softcap = softcap};
             // Packed documents, padding in front, padding behind.
-            const std::vector<std::vector<int64_t>> rows = segmented == 1   ? std::vector<std::vector<int64_t>>{{1, 1, 1, 2, 2, 2, 2, 3, 3}, {1, 2, 2, 2, 2, 2, 2, 2, 2}}
-                                                           : segmented == 2 ? std::vector<std::vector<int64_t>>{{0, 0, 0, 1, 1, 1, 1, 1, 1}, {1, 1, 1, 1, 1, 1, 1, 1, 1}}
-                                                                            : std::vector<std::vector<int64_t>>{{1, 1, 1, 1, 1, 1, 0, 0, 0}, {1, 1, 1, 1, 1, 1, 1, 1, 0}};
+            const std::vector<std::vector<int64_t>> rows =
+                segmented == 1   ? std::vector<std::vector<int64_t>>{{1, 1, 1, 2, 2, 2, 2, 3, 3}, {1, 2, 2, 2, 2, 2, 2, 2, 2}}
+                : segmented == 2 ? std::vector<std::vector<int64_t>>{{0, 0, 0, 1, 1, 1, 1, 1, 1}, {1, 1, 1, 1, 1, 1, 1, 1, 1}}
+                                 : std::vector<std::vector<int64_t>>{{1, 1, 1, 1, 1, 1, 0, 0, 0}, {1, 1, 1, 1, 1, 1, 1, 1, 0}};
             at::Tensor real = at::ones({batch, 1, new_tokens, 1});
             if (segmented) {
               args.key_segments = at::stack({at::tensor(rows[0], at::kLong), at::tensor(rows[1], at::kLong)});
@@ -192,8 +199,13 @@ TEST_CASE("attention equals its definition: groups, windows, soft caps, segments
               CHECK(y.isfinite().all().item<bool>());
               return y * real;  // padded rows are finite and ignored
             };
-            const auto written_out = [&](const std::vector<at::Tensor>& in) { return attention_written_out(args, in[0], in[1], in[2]) * real; };
-            check_same(ours, written_out, {at::randn({batch, heads, new_tokens, head_dim}), at::randn({batch, kv_heads, tokens, head_dim}), at::randn({batch, kv_heads, tokens, head_dim})}, 1e-5);
+            const auto written_out = [&](const std::vector<at::Tensor>& in) {
+              return attention_written_out(args, in[0], in[1], in[2]) * real;
+            };
+            check_same(ours, written_out,
+                       {at::randn({batch, heads, new_tokens, head_dim}), at::randn({batch, kv_heads, tokens, head_dim}),
+                        at::randn({batch, kv_heads, tokens, head_dim})},
+                       1e-5);
           }
 }
 
@@ -211,7 +223,11 @@ TEST_CASE("one token over a cache: head widths, groups, lengths, padding") {
             at::Tensor cache = at::randn({2, 2, keys + 9, head_dim}).to(dtype), values = at::randn({2, 2, keys + 9, head_dim}).to(dtype);
             cache.narrow(2, keys, 9).fill_(std::numeric_limits<double>::quiet_NaN());
             values.narrow(2, keys, 9).fill_(std::numeric_limits<double>::quiet_NaN());
-            AttentionArgs args{.q = at::randn({2, 2 * group, 1, head_dim}).mul_(3).to(dtype), .k = cache.narrow(2, 0, keys), .v = values.narrow(2, 0, keys), .scale = 0.2, .past = keys - 1};
+            AttentionArgs args{.q = at::randn({2, 2 * group, 1, head_dim}).mul_(3).to(dtype),
+                               .k = cache.narrow(2, 0, keys),
+                               .v = values.narrow(2, 0, keys),
+                               .scale = 0.2,
+                               .past = keys - 1};
             if (padded) {
               args.key_segments = at::ones({2, keys}, at::kLong);
               args.key_segments.narrow(0, 1, 1).narrow(1, 0, keys / 2).zero_();
@@ -221,7 +237,8 @@ TEST_CASE("one token over a cache: head widths, groups, lengths, padding") {
             CHECK(error(attention(args).to(at::kFloat), expected) < (dtype == at::kFloat ? 3e-6 : 1.5e-2));
           }
   // Scores far apart neither overflow nor vanish.
-  AttentionArgs far{.q = at::full({1, 1, 1, 16}, 40.0), .k = at::randn({1, 1, 50, 16}) * 40, .v = at::randn({1, 1, 50, 16}), .scale = 1, .past = 49};
+  AttentionArgs far{
+      .q = at::full({1, 1, 1, 16}, 40.0), .k = at::randn({1, 1, 50, 16}) * 40, .v = at::randn({1, 1, 50, 16}), .scale = 1, .past = 49};
   CHECK(error(attention(far), attention_written_out(far, far.q, far.k, far.v)) < 3e-6);
 }
 
@@ -246,7 +263,8 @@ TEST_CASE("attention without causality, in bfloat16, and with a batch that follo
 TEST_CASE("padding in front keeps gradients finite") {
   const at::Tensor segments = at::tensor({0, 0, 0, 1}, at::kLong).unsqueeze(0);
   for (double softcap : {0.0, 5.0}) {
-    at::Tensor q = at::randn({1, 2, 4, 4}).requires_grad_(), k = at::randn({1, 1, 4, 4}).requires_grad_(), v = at::randn({1, 1, 4, 4}).requires_grad_();
+    at::Tensor q = at::randn({1, 2, 4, 4}).requires_grad_(), k = at::randn({1, 1, 4, 4}).requires_grad_(),
+               v = at::randn({1, 1, 4, 4}).requires_grad_();
     Attention()({.q = q, .k = k, .v = v, .softcap = softcap, .segments = segments, .key_segments = segments}).sum().backward();
     for (const at::Tensor& leaf : {q, k, v}) CHECK(leaf.grad().isfinite().all().item<bool>());
   }
@@ -254,7 +272,10 @@ TEST_CASE("padding in front keeps gradients finite") {
 
 TEST_CASE("gated activations equal their definitions, forward and back") {
   at::manual_seed(6);
-  struct Case { std::string name; std::function<at::Tensor(const at::Tensor&)> act; };
+  struct Case {
+    std::string name;
+    std::function<at::Tensor(const at::Tensor&)> act;
+  };
   const Case cases[] = {
       {"silu", [](const at::Tensor& x) { return x * x.sigmoid(); }},
       {"swish", [](const at::Tensor& x) { return x * x.sigmoid(); }},
@@ -278,7 +299,10 @@ TEST_CASE("gated activations equal their definitions, forward and back") {
 
 TEST_CASE("log-probabilities equal log_softmax, forward and back, with caps and scales, over several panels") {
   at::manual_seed(7);
-  struct Case { int64_t rows, vocab; double cap, scale; };
+  struct Case {
+    int64_t rows, vocab;
+    double cap, scale;
+  };
   for (const Case& c : {Case{5, 11, 0, 1}, Case{1, 1, 0, 1}, Case{7, 300, 3.0, 0.5}, Case{40, 70001, 0, 1}}) {
     const at::Tensor targets = at::randint(0, c.vocab, {c.rows}, at::kLong);
     const auto head = [&](const at::Tensor& weight) {
@@ -317,7 +341,7 @@ TEST_CASE("tokens are counted within their segments, from the cache's end") {
   KvCache cache({{.kv_heads = 1, .head_dim = 2}}, 1, 16, at::kFloat);
   CHECK(place({0, 1, 1}, &cache)[2] == 1);
   CHECK(place({1}, &cache) == Row{2});
-  CHECK(place({0}, &cache).size() == 1);   // padding in between
+  CHECK(place({0}, &cache).size() == 1);  // padding in between
   CHECK(place({1, 1}, &cache) == Row{3, 4});
   cache.truncate(4);
   CHECK(place({1, 2}, &cache) == Row{3, 0});

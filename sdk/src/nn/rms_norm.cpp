@@ -97,8 +97,8 @@ TENON_INLINE void backward_rows(const Backward& job, int64_t begin, int64_t end)
   }
 }
 
-#define TENON_NORM_KERNELS(name, X, Y)                                                                                              \
-  TENON_CPU_CLONES void forward_##name(const Forward& job, int64_t begin, int64_t end) { forward_rows<X, Y>(job, begin, end); }     \
+#define TENON_NORM_KERNELS(name, X, Y)                                                                                          \
+  TENON_CPU_CLONES void forward_##name(const Forward& job, int64_t begin, int64_t end) { forward_rows<X, Y>(job, begin, end); } \
   TENON_CPU_CLONES void backward_##name(const Backward& job, int64_t begin, int64_t end) { backward_rows<X, Y>(job, begin, end); }
 TENON_NORM_KERNELS(float_float, float, float)
 TENON_NORM_KERNELS(float_bfloat16, float, BFloat16)
@@ -137,7 +137,8 @@ void over_rows(void (*kernel)(const Job&, int64_t, int64_t), const Job& job, int
 at::Tensor plain_weight(const at::Tensor& weight) { return weight.to(at::kFloat).contiguous(); }
 
 // -> y and, if `want_scales`, 1 / rms as [rows].
-std::pair<at::Tensor, at::Tensor> forward(const at::Tensor& x_in, const at::Tensor& weight, double eps, at::ScalarType out, bool want_scales) {
+std::pair<at::Tensor, at::Tensor> forward(const at::Tensor& x_in, const at::Tensor& weight, double eps, at::ScalarType out,
+                                          bool want_scales) {
   const int64_t width = weight.numel();
   if (const Kernels* kernels = find_kernels(x_in, out)) {
     const at::Tensor x = x_in.contiguous();
@@ -145,8 +146,10 @@ std::pair<at::Tensor, at::Tensor> forward(const at::Tensor& x_in, const at::Tens
     at::Tensor y = at::empty(x.sizes(), x.options().dtype(out));
     const int64_t rows = x.numel() / width;
     at::Tensor scales = want_scales ? at::empty({rows}, x.options().dtype(at::kFloat)) : at::Tensor();
-    over_rows(kernels->forward, Forward{x.const_data_ptr(), w.const_data_ptr<float>(), y.mutable_data_ptr(),
-                                        want_scales ? scales.mutable_data_ptr<float>() : nullptr, width, static_cast<float>(eps)}, rows);
+    over_rows(kernels->forward,
+              Forward{x.const_data_ptr(), w.const_data_ptr<float>(), y.mutable_data_ptr(),
+                      want_scales ? scales.mutable_data_ptr<float>() : nullptr, width, static_cast<float>(eps)},
+              rows);
     return {std::move(y), std::move(scales)};
   }
   const at::Tensor wide = x_in.to(at::kFloat);
@@ -160,8 +163,10 @@ at::Tensor backward_x(const at::Tensor& x_in, const at::Tensor& weight, const at
   if (const Kernels* kernels = find_kernels(x_in, dy_in.scalar_type())) {
     const at::Tensor x = x_in.contiguous(), dy = dy_in.contiguous(), w = plain_weight(weight);
     at::Tensor dx = at::empty_like(x);
-    over_rows(kernels->backward, Backward{x.const_data_ptr(), w.const_data_ptr<float>(), scales.const_data_ptr<float>(), dy.const_data_ptr(),
-                                          dx.mutable_data_ptr(), width}, x.numel() / width);
+    over_rows(kernels->backward,
+              Backward{x.const_data_ptr(), w.const_data_ptr<float>(), scales.const_data_ptr<float>(), dy.const_data_ptr(),
+                       dx.mutable_data_ptr(), width},
+              x.numel() / width);
     return dx;
   }
   const at::Tensor scale = scales.view({-1, 1});
@@ -171,7 +176,8 @@ at::Tensor backward_x(const at::Tensor& x_in, const at::Tensor& weight, const at
 }
 
 struct RmsNorm : torch::autograd::Function<RmsNorm> {
-  static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& x, const at::Tensor& weight, double eps, at::ScalarType out) {
+  static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& x, const at::Tensor& weight, double eps,
+                            at::ScalarType out) {
     auto [y, scales] = nn::forward(x, weight, eps, out, true);
     context->save_for_backward({x, weight, scales});
     return y;

@@ -77,17 +77,31 @@ at::Tensor turn(const at::Tensor& x_in, const at::Tensor& cos_in, const at::Tens
     const at::Tensor matching_cos = sin.strides() == cos.strides() ? cos : cos.contiguous();
     at::Tensor y = in_place && x.is_contiguous() ? x : at::empty(x.sizes(), x.options());
     const int64_t rows = x.size(0) * x.size(1), elements = x.size(2) * x.size(3);
-    const Turn job{.x = x.const_data_ptr(), .y = y.mutable_data_ptr(), .cos = matching_cos.const_data_ptr<float>(), .sin = sin.const_data_ptr<float>(),
-                   .tokens = x.size(1), .heads = x.size(2), .head_dim = x.size(3), .rotary_dim = rotary_dim,
-                   .x_batch = x.stride(0), .x_token = x.stride(1), .x_head = x.stride(2), .y_token = elements,
-                   .table_batch = sin.size(0) == 1 ? 0 : sin.stride(0), .table_token = sin.stride(1), .direction = direction};
-    if (rows * elements <= kRowsElements) kernel(job, 0, rows);
-    else parallel_for(rows, (kRowsElements + elements - 1) / elements, [&](int64_t begin, int64_t end) { kernel(job, begin, end); });
+    const Turn job{.x = x.const_data_ptr(),
+                   .y = y.mutable_data_ptr(),
+                   .cos = matching_cos.const_data_ptr<float>(),
+                   .sin = sin.const_data_ptr<float>(),
+                   .tokens = x.size(1),
+                   .heads = x.size(2),
+                   .head_dim = x.size(3),
+                   .rotary_dim = rotary_dim,
+                   .x_batch = x.stride(0),
+                   .x_token = x.stride(1),
+                   .x_head = x.stride(2),
+                   .y_token = elements,
+                   .table_batch = sin.size(0) == 1 ? 0 : sin.stride(0),
+                   .table_token = sin.stride(1),
+                   .direction = direction};
+    if (rows * elements <= kRowsElements)
+      kernel(job, 0, rows);
+    else
+      parallel_for(rows, (kRowsElements + elements - 1) / elements, [&](int64_t begin, int64_t end) { kernel(job, begin, end); });
     return y;
   }
   const at::Tensor wide = x_in.narrow(-1, 0, rotary_dim).to(at::kFloat);
   const at::Tensor low = wide.narrow(-1, 0, rotary_dim / 2), high = wide.narrow(-1, rotary_dim / 2, rotary_dim / 2);
-  const at::Tensor turned = (wide * cos_in.unsqueeze(2) + at::cat({-high, low}, -1) * (sin_in.unsqueeze(2) * direction)).to(x_in.scalar_type());
+  const at::Tensor turned =
+      (wide * cos_in.unsqueeze(2) + at::cat({-high, low}, -1) * (sin_in.unsqueeze(2) * direction)).to(x_in.scalar_type());
   if (rotary_dim == x_in.size(-1)) return turned;
   return at::cat({turned, x_in.narrow(-1, rotary_dim, x_in.size(-1) - rotary_dim)}, -1);
 }
@@ -130,8 +144,10 @@ Rotary rotary_tables(const RotaryArgs& args) {
         }
     };
     const int64_t rows = positions.numel();
-    if (rows <= 8) fill(0, rows);
-    else parallel_for(rows, 8, fill);
+    if (rows <= 8)
+      fill(0, rows);
+    else
+      parallel_for(rows, 8, fill);
   } else {
     const at::Tensor angles = positions.to(at::kFloat).unsqueeze(-1) * args.inv_freq.to(positions.device());
     const at::Tensor doubled = at::cat({angles, angles}, -1);

@@ -32,7 +32,8 @@ struct Llama3 {
 
 double parameter(ConfigReader& reader, const Value& table, const std::string& name, const std::string& key, double min, double max) {
   const Value* value = table.find_set(key);
-  if (value && value->is_number() && std::isfinite(value->as_float()) && value->as_float() >= min && value->as_float() <= max) return value->as_float();
+  if (value && value->is_number() && std::isfinite(value->as_float()) && value->as_float() >= min && value->as_float() <= max)
+    return value->as_float();
   reader.problem(value ? concat(name, ".", key, " is ", ConfigReader::show(*value), ", expected a number, ", min, " to ", max)
                        : concat(name, ".", key, " is missing"));
   return min;
@@ -78,13 +79,16 @@ RotarySpec read_rotary(ConfigReader& reader, int64_t head_dim, int64_t max_posit
   const std::string type = read_type(reader, table, name);
 
   double theta = kDefaultTheta;
-  if (table.find("rope_theta")) theta = parameter(reader, table, name, "rope_theta", 1e-3, kMaxTheta);
-  else theta = reader.number("rope_theta", kDefaultTheta, 1e-3, kMaxTheta);
+  if (table.find("rope_theta"))
+    theta = parameter(reader, table, name, "rope_theta", 1e-3, kMaxTheta);
+  else
+    theta = reader.number("rope_theta", kDefaultTheta, 1e-3, kMaxTheta);
 
   const Value* partial = table.find_set("partial_rotary_factor");
   if (!partial) partial = reader.config().find_set("partial_rotary_factor");
   if (partial && !(partial->is_number() && partial->as_float() == 1))
-    reader.problem(concat("partial_rotary_factor is ", ConfigReader::show(*partial), ": heads that turn only in part are not supported for this model_type"));
+    reader.problem(concat("partial_rotary_factor is ", ConfigReader::show(*partial),
+                          ": heads that turn only in part are not supported for this model_type"));
 
   if (head_dim % 2) {
     reader.problem(concat("head_dim is ", head_dim, ", expected an even number: rotary embeddings turn pairs"));
@@ -104,16 +108,19 @@ RotarySpec read_rotary(ConfigReader& reader, int64_t head_dim, int64_t max_posit
     scale.low_freq_factor = parameter(reader, table, name, "low_freq_factor", 1e-3, 1e6);
     scale.high_freq_factor = parameter(reader, table, name, "high_freq_factor", 1e-3, 1e6);
     if (scale.high_freq_factor <= scale.low_freq_factor)
-      reader.problem(concat(name, ".high_freq_factor is ", scale.high_freq_factor, ", expected more than low_freq_factor (", scale.low_freq_factor, ")"));
+      reader.problem(concat(name, ".high_freq_factor is ", scale.high_freq_factor, ", expected more than low_freq_factor (",
+                            scale.low_freq_factor, ")"));
     // A value beside the table wins over the one inside it, and the context length stands in for both, as in transformers.
     if (reader.config().find_set("original_max_position_embeddings"))
       scale.original_length = reader.number("original_max_position_embeddings", 1, 1, 1e15);
     else if (table.find("original_max_position_embeddings"))
       scale.original_length = parameter(reader, table, name, "original_max_position_embeddings", 1, 1e15);
-    else scale.original_length = static_cast<double>(max_positions);
+    else
+      scale.original_length = static_cast<double>(max_positions);
     for (int64_t i = 0; i < head_dim / 2; ++i) frequency[i] = scale(frequency[i]);
   } else if (type == "yarn" || type == "dynamic" || type == "longrope" || type == "proportional") {
-    reader.problem(concat(name, " asks for the rope type '", type, "', which this architecture does not compute: a patch must bring it ([[patch]] type = \"rope_scaling\")"));
+    reader.problem(concat(name, " asks for the rope type '", type,
+                          "', which this architecture does not compute: a patch must bring it ([[patch]] type = \"rope_scaling\")"));
   } else {
     reader.problem(concat(name, " asks for the rope type ", ConfigReader::show(Value(type)), ", expected default, linear or llama3"));
   }

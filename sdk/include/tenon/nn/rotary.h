@@ -9,7 +9,7 @@
 namespace tenon::nn {
 
 struct RotarySpec {
-  at::Tensor inv_freq;            // [rotary_dim / 2] float32
+  at::Tensor inv_freq;  // [rotary_dim / 2] float32
   double attention_scaling = 1;
 };
 
