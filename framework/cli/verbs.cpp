@@ -16,7 +16,12 @@ po::typed_value<T>* value(const char* shown) {
 
 const std::vector<Verb>& table() {
   static const auto* const all = new std::vector<Verb>{
-      {.name = "run", .usage = "recipe.toml", .summary = "the pipeline, to the end that the recipe names", .takes_recipe = true},
+      {.name = "run",
+       .usage = "recipe.toml",
+       .summary = "the pipeline, to the end that the recipe names",
+       .takes_recipe = true,
+       .declare = [](Declare& flag) { flag("resume", po::bool_switch(), "not served by this version: see below"); },
+       .more = "An interrupted training saves its adapter; [adapter] path continues from it. Resuming with optimizer and data order comes later."},
       {.name = "plan",
        .usage = "recipe.toml",
        .summary = "what a run would load, where and how large; reads no weights",

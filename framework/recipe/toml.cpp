@@ -1,9 +1,25 @@
 #include "recipe/toml.h"
 
+#include <stdexcept>
+
+namespace tenon::host {
+// toml++ asserts what hostile text can break ("[" at a line's end); with NDEBUG it would even assume it. Here it is an error like others.
+struct TomlAssertion : std::logic_error {
+  using std::logic_error::logic_error;
+};
+}  // namespace tenon::host
+// Some of its claims stand in noexcept functions: those still end the process.
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wterminate"
+#pragma push_macro("NDEBUG")
+#undef NDEBUG
+#define TOML_ASSERT(claim) ((claim) ? void(0) : throw ::tenon::host::TomlAssertion(#claim))
 // Bounds toml++'s own recursion: hostile nesting must not reach the end of the stack.
 #define TOML_MAX_NESTED_VALUES 32
 #define TOML_HEADER_ONLY 1
 #include <toml++/toml.h>
+#pragma pop_macro("NDEBUG")
+#pragma GCC diagnostic pop
 
 #include <algorithm>
 
@@ -103,6 +119,22 @@ std::string lower_case_start(std::string_view text) {
   return out;
 }
 
+// The first line whose end toml++ does not survive: an assertion of its own carries no place.
+uint32_t line_of_assertion(std::string_view text) {
+  uint32_t line = 1;
+  // Parses each beginning of the text, so large ones are not worth it.
+  for (size_t end = 0; end < std::min<size_t>(text.size(), 1 << 16); ++line) {
+    end = std::min(text.find('\n', end), text.size() - 1) + 1;
+    try {
+      (void)toml::parse(text.substr(0, end));
+    } catch (const TomlAssertion&) {
+      return line;
+    } catch (const toml::parse_error&) {
+    }
+  }
+  return line;
+}
+
 }  // namespace
 
 Value parse_toml(std::string_view text, const std::string& origin) {
@@ -113,6 +145,8 @@ Value parse_toml(std::string_view text, const std::string& origin) {
     return convert_table(toml::parse(text), origin);
   } catch (const toml::parse_error& error) {
     fail_at(origin, place_of(error.source()), lower_case_start(error.description()));
+  } catch (const TomlAssertion&) {
+    fail_at(origin, {line_of_assertion(text), 1}, "this is no TOML");
   }
 }
 

@@ -35,6 +35,11 @@ TEST_CASE("toml that cannot be read says where") {
   CHECK(problem(std::string("a = \"\xff\"")).rfind("r.toml:1:", 0) == 0);
 }
 
+TEST_CASE("toml++ may be surprised, its users are not") {
+  CHECK(problem("a = 1\n[\nb]\n") == "r.toml:2:1: this is no TOML");
+  CHECK(problem("[#x") == "r.toml:1:1: this is no TOML");
+}
+
 TEST_CASE("nesting is bounded before it can hurt") {
   std::string key = "a";
   for (int i = 0; i < 500000; ++i) key += ".a";

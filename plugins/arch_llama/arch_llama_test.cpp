@@ -1,5 +1,6 @@
 // The decoder as a whole: what a token may see, caches, padding, packing, gradients. Parity with transformers is tests/parity/test_logits.py.
 #include <ATen/Context.h>
+#include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/arange.h>
@@ -22,6 +23,11 @@
 
 namespace tenon::llama {
 namespace {
+
+// The models are too small for several threads.
+struct OneThread {
+  OneThread() { at::set_num_threads(1); }
+} one_thread;
 
 // Float32 on both sides; only the order of sums differs.
 constexpr double kTolerance = 1e-5;

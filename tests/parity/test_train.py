@@ -14,6 +14,7 @@ import tiny
 # Issue, "Done when": five optimizer steps with losses within 1e-4 relative in float32. Five steps of AdamW divide by small second moments, which
 # enlarges the differences in the order of sums.
 TOLERANCE = 1e-4
+CHANGE_TOLERANCE = 0.01
 ROWS = 24
 
 
@@ -88,6 +89,15 @@ def compare(host, reference):
     assert losses[-1] != pytest.approx(losses[0], rel=0.01), "the steps must matter"
 
 
+def compare_changes(ours, theirs, start):
+    """What training added to each tensor. AdamW divides by the gradient's size, so elements with hardly any gradient move by what rounding left
+    of it: the change is compared as a whole."""
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        change = (theirs[name] - start[name]).norm()
+        assert (ours[name] - theirs[name]).norm() <= CHANGE_TOLERANCE * change, f"{name}: {(ours[name] - theirs[name]).norm() / change:.1e}"
+
+
 OPTIONS = {
     "learning_rate": 0.01,
     "weight_decay": 0.1,
@@ -118,7 +128,7 @@ def checkpoint(tmp_path, model_type, seed):
     return config, transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float32)
 
 
-@pytest.mark.parametrize("checkpointing", ["false", "true"])
+@pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("model_type,seed,schedule", [("llama", 21, "cosine"), ("mistral", 22, "linear"), ("qwen3", 23, "constant_with_warmup")])
 def test_adapter_steps(model_type, seed, schedule, checkpointing, tmp_path):
     config, base = checkpoint(tmp_path, model_type, seed)
@@ -131,10 +141,7 @@ def test_adapter_steps(model_type, seed, schedule, checkpointing, tmp_path):
     reference = torch_losses(model, rows, options)
     tiny.run_host("run", recipe(tmp_path, {**options, "gradient_checkpointing": checkpointing}, {"path": tmp_path / "adapter"}))
     compare(host_lines(tmp_path / "out"), reference)
-    # The trained tensors too: absolute, for many of them start at zero.
-    trained = peft.get_peft_model_state_dict(model)
-    for name, tensor in load_file(tmp_path / "out" / "adapter_model.safetensors").items():
-        torch.testing.assert_close(tensor, trained[name], rtol=0, atol=2e-3 * options["learning_rate"] * options["max_steps"], msg=name)
+    compare_changes(load_file(tmp_path / "out" / "adapter_model.safetensors"), peft.get_peft_model_state_dict(model), load_file(tmp_path / "adapter" / "adapter_model.safetensors"))
 
 
 def test_packed_rows_train_like_separate_ones(tmp_path):
@@ -158,9 +165,8 @@ def test_full_training_steps(model_type, seed, tmp_path):
     tiny.run_host("run", recipe(tmp_path, options))
     compare(host_lines(tmp_path / "out"), reference)
     # The saved folder is a model for transformers, with the trained weights.
-    saved = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
-    for (name, ours), theirs in zip(saved.named_parameters(), model.parameters()):
-        torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-3 * options["learning_rate"] * options["max_steps"], msg=name)
+    saved, start = (transformers.AutoModelForCausalLM.from_pretrained(tmp_path / name, dtype=torch.float32) for name in ("out", "model"))
+    compare_changes(dict(saved.named_parameters()), dict(model.named_parameters()), dict(start.named_parameters()))
 
 
 def test_training_from_random_weights_learns(tmp_path):

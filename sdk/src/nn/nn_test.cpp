@@ -1,5 +1,6 @@
 // The parts of tenon/nn against the same mathematics written out with LibTorch operations, forward and backward.
 #include <ATen/Context.h>
+#include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/arange.h>
@@ -36,6 +37,11 @@
 
 namespace tenon::nn {
 namespace {
+
+// The cases are too small for several threads. Kernels that divide their work are compared across thread counts at the end.
+struct OneThread {
+  OneThread() { at::set_num_threads(1); }
+} one_thread;
 
 // max|a - b| / max|b|, in float64.
 double error(const at::Tensor& a, const at::Tensor& b) {
@@ -88,11 +94,11 @@ TEST_CASE("the rms norm equals its definition, in each dtype, at widths that are
   for (const Case& c : {Case{at::kFloat, at::kFloat, at::kFloat}, Case{at::kFloat, at::kFloat, at::kBFloat16},
                         Case{at::kFloat, at::kFloat, at::kHalf}, Case{at::kBFloat16, at::kBFloat16, at::kBFloat16},
                         Case{at::kHalf, at::kHalf, at::kHalf}, Case{at::kBFloat16, at::kFloat, at::kFloat}})
-    for (int64_t width : {1, 15, 16, 33, 200}) {
+    for (int64_t width : {1, 16, 33, 200}) {
       CAPTURE(width);
       const auto ours = [&](const std::vector<at::Tensor>& in) { return rms_norm(in[0], in[1], 1e-5, c.out); };
       const auto written_out = [&](const std::vector<at::Tensor>& in) { return norm_written_out(in[0], in[1], 1e-5, c.out); };
-      check_same(ours, written_out, {at::randn({2, 700, width}).to(c.x), at::randn({width}).to(c.weight)},
+      check_same(ours, written_out, {at::randn({2, 90, width}).to(c.x), at::randn({width}).to(c.weight)},
                  resolution(c.out == at::kFloat ? c.x : c.out));
     }
 }
@@ -155,14 +161,15 @@ at::Tensor attention_written_out(const AttentionArgs& a, const at::Tensor& q, co
   at::Tensor scores = at::matmul(q, k.repeat_interleave(groups, 1).transpose(2, 3)) * a.scale;
   if (a.softcap > 0) scores = (scores / a.softcap).tanh() * a.softcap;
   at::Tensor mask = at::ones({q.size(0), 1, q.size(2), k.size(2)}, at::kBool);
+  const at::Tensor segments = a.segments.defined() ? a.segments.contiguous() : at::ones({q.size(0), q.size(2)}, at::kLong);
+  const at::Tensor key_segments = a.segments.defined() ? a.key_segments.contiguous() : at::ones({q.size(0), k.size(2)}, at::kLong);
+  const auto query_of = segments.accessor<int64_t, 2>(), key_of = key_segments.accessor<int64_t, 2>();
   auto allowed = mask.accessor<bool, 4>();
   for (int64_t b = 0; b < q.size(0); ++b)
     for (int64_t t = 0; t < q.size(2); ++t)
       for (int64_t s = 0; s < k.size(2); ++s) {
         const int64_t at = a.past + t;
-        if (a.causal && s > at) allowed[b][0][t][s] = false;
-        if (a.window > 0 && s <= at - a.window) allowed[b][0][t][s] = false;
-        if (a.segments.defined() && a.segments[b][t].item<int64_t>() != a.key_segments[b][s].item<int64_t>()) allowed[b][0][t][s] = false;
+        allowed[b][0][t][s] = !(a.causal && s > at) && !(a.window > 0 && s <= at - a.window) && query_of[b][t] == key_of[b][s];
       }
   return at::matmul(at::softmax(scores.masked_fill(mask.logical_not(), -std::numeric_limits<double>::infinity()), -1),
                     v.repeat_interleave(groups, 1));
@@ -214,9 +221,9 @@ TEST_CASE("one token over a cache: head widths, groups, lengths, padding") {
   const c10::NoGradGuard no_grad;
   const Attention attention;
   for (at::ScalarType dtype : {at::kFloat, at::kBFloat16})
-    for (int64_t head_dim : {16, 32, 48, 64, 80, 96, 112, 128, 144})
-      for (int64_t group : {1, 2, 3, 8})
-        for (int64_t keys : {1, 15, 16, 17, 700})
+    for (int64_t head_dim : {16, 32, 48, 64, 80, 112, 128, 144})
+      for (int64_t group : {1, 3, 4})
+        for (int64_t keys : {1, 16, 200})
           for (bool padded : {false, true}) {
             INFO(concat("head_dim ", head_dim, ", group ", group, ", keys ", keys, ", padded ", padded));
             // A cache is longer than what it holds, and its values may be anything there.
@@ -347,6 +354,21 @@ TEST_CASE("tokens are counted within their segments, from the cache's end") {
   CHECK(place({1, 2}, &cache) == Row{3, 0});
   CHECK_THROWS_AS(place(Row(11, 1), &cache), Error);
   CHECK_THROWS_AS(cache.truncate(99), Error);
+}
+
+TEST_CASE("no result depends on the number of threads") {
+  at::manual_seed(15);
+  const at::Tensor x = at::randn({1, 300, 4, 64}).to(at::kBFloat16), weight = at::randn({64});
+  const Rotary tables = rotary_tables({.positions = at::arange(300, at::kLong).view({1, 1, 300}), .inv_freq = at::rand({32})});
+  const at::Tensor q = at::randn({2, 8, 1, 64}), k = at::randn({2, 4, 400, 64}), v = at::randn({2, 4, 400, 64});
+  const auto run = [&](int threads) {
+    at::set_num_threads(threads);
+    const c10::NoGradGuard no_grad;
+    return std::vector<at::Tensor>{rms_norm(x, weight, 1e-6, at::kBFloat16), apply_rotary(x, tables), tables.cos, Attention()({.q = q, .k = k, .v = v, .scale = 0.1, .past = 399})};
+  };
+  const std::vector<at::Tensor> alone = run(1), together = run(3);
+  for (size_t i = 0; i < alone.size(); ++i) CHECK(alone[i].equal(together[i]));
+  at::set_num_threads(1);
 }
 
 TEST_CASE("ids that are no tokens are refused") {
