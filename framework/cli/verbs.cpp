@@ -21,7 +21,8 @@ const std::vector<Verb>& table() {
        .summary = "the pipeline, to the end that the recipe names",
        .takes_recipe = true,
        .declare = [](Declare& flag) { flag("resume", po::bool_switch(), "not served by this version: see below"); },
-       .more = "An interrupted training saves its adapter; [adapter] path continues from it. Resuming with optimizer and data order comes later."},
+       .more = "An interrupted training saves its adapter; [adapter] path continues from it. Resuming with optimizer and data order comes "
+               "later."},
       {.name = "plan",
        .usage = "recipe.toml",
        .summary = "what a run would load, where and how large; reads no weights",

@@ -1,73 +1,34 @@
 #include "recipe/toml.h"
 
-#include <stdexcept>
-
 namespace tenon::host {
 // toml++ asserts what hostile text can break ("[" at a line's end); with NDEBUG it would even assume it. Here it is an error like others.
-struct TomlAssertion : std::logic_error {
-  using std::logic_error::logic_error;
-};
+struct TomlAssertion {};
+// A function, because the compiler warns of a bare throw where toml++ promises none (programmer's errors, not the text's).
+[[noreturn]] inline void throw_toml_assertion() { throw TomlAssertion(); }
 }  // namespace tenon::host
-// Some of its claims stand in noexcept functions: those still end the process.
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wterminate"
 #pragma push_macro("NDEBUG")
 #undef NDEBUG
-#define TOML_ASSERT(claim) ((claim) ? void(0) : throw ::tenon::host::TomlAssertion(#claim))
+#define TOML_ASSERT(claim) ((claim) ? void(0) : ::tenon::host::throw_toml_assertion())
 // Bounds toml++'s own recursion: hostile nesting must not reach the end of the stack.
 #define TOML_MAX_NESTED_VALUES 32
 #define TOML_HEADER_ONLY 1
 #include <toml++/toml.h>
 #pragma pop_macro("NDEBUG")
-#pragma GCC diagnostic pop
 
 #include <algorithm>
+
+#include "recipe/toml_precheck.h"
 
 namespace tenon::host {
 
 namespace {
 
 constexpr size_t kMaxBytes = 4 << 20;
-constexpr int kMaxKeyParts = 32;
 
 Value::Place place_of(const toml::source_region& region) { return {region.begin.line, region.begin.column}; }
 
 [[noreturn]] void fail_at(const std::string& origin, Value::Place place, const std::string& text) {
   fail(ErrorCode::Recipe, origin, ":", place.line, ":", place.column, ": ", text);
-}
-
-// A key of very many parts ("a.a.a. ...") makes nested tables whose destruction recurses as deep. Counts dots outside strings and comments.
-void refuse_deep_keys(std::string_view text, const std::string& origin) {
-  uint32_t line = 1;
-  int dots = 0;
-  for (size_t i = 0; i < text.size(); ++i) {
-    const char c = text[i];
-    if (c == '\n')
-      ++line, dots = 0;
-    else if (c == '=' || c == ',' || c == '[' || c == ']' || c == '{' || c == '}')
-      dots = 0;
-    else if (c == '.' && ++dots > kMaxKeyParts)
-      fail_at(origin, {line, 1}, concat("a key of more than ", kMaxKeyParts, " parts"));
-    else if (c == '#')
-      i = std::min(text.find('\n', i), text.size()) - 1;
-    else if (c == '"' || c == '\'') {
-      const bool is_long = text.substr(i, 3) == std::string(3, c);
-      const std::string_view end = is_long ? text.substr(i, 3) : text.substr(i, 1);
-      i += end.size();
-      for (; i < text.size() && text.substr(i, end.size()) != end; ++i) {
-        if (text[i] == '\n') {
-          if (!is_long) break;
-          ++line;
-        }
-        if (c == '"' && text[i] == '\\') ++i;
-      }
-      if (i < text.size() && text[i] == '\n') {
-        --i;  // an unclosed string ends with its line; the parser will say so
-        continue;
-      }
-      i += end.size() - 1;
-    }
-  }
 }
 
 Value convert(const toml::node& node, const std::string& origin);
@@ -129,8 +90,7 @@ uint32_t line_of_assertion(std::string_view text) {
       (void)toml::parse(text.substr(0, end));
     } catch (const TomlAssertion&) {
       return line;
-    } catch (const toml::parse_error&) {
-    }
+    } catch (const toml::parse_error&) {}
   }
   return line;
 }
@@ -140,7 +100,7 @@ uint32_t line_of_assertion(std::string_view text) {
 Value parse_toml(std::string_view text, const std::string& origin) {
   if (text.size() > kMaxBytes)
     fail(ErrorCode::Recipe, origin, ": ", text.size(), " bytes are more than the ", kMaxBytes, " of any sensible recipe");
-  refuse_deep_keys(text, origin);
+  if (const TomlTrouble trouble = find_toml_trouble(text); !trouble.text.empty()) fail_at(origin, trouble.place, trouble.text);
   try {
     return convert_table(toml::parse(text), origin);
   } catch (const toml::parse_error& error) {

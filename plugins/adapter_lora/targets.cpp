@@ -171,9 +171,11 @@ TargetSet find_targets(const LoraOptions& options, const Blueprint& blueprint, b
   const LayerRule layers(options);
 
   TargetSet found;
+  std::vector<std::string> linear;  // before exclude_modules, which the config names apart
   for (const auto& slot : blueprint.slots) {
     const bool is_linear = slot.kind == SlotKind::Linear && slot.count == 1;
     const bool is_match = all_linear ? is_linear && slot.role != SlotRole::OutputHead : include.matches(slot.path);
+    if (is_match && all_linear) linear.push_back(slot.path);
     if (!is_match || exclude.matches(slot.path) || (wanted.is_list() && !layers.allows(slot.path))) continue;
     if (slot.kind == SlotKind::Experts || slot.count != 1)
       fail(ErrorCode::Recipe, "target_modules names '", slot.path, "', whose weights are experts: they are not served yet");
@@ -198,7 +200,7 @@ TargetSet find_targets(const LoraOptions& options, const Blueprint& blueprint, b
          known_names(blueprint, wanted.is_string() ? wanted.as_string() : ""));
   }
   if (all_linear)
-    found.names = shortest_names(found.paths, blueprint);
+    found.names = shortest_names(linear, blueprint);
   else if (wanted.is_list())
     for (const auto& item : wanted.as_list()) found.names.push_back(item.as_string());
   return found;

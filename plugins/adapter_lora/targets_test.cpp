@@ -117,10 +117,16 @@ TEST_CASE("long lists are written as the shortest names that tell targets from t
   CHECK(find_targets(options, two_layers(2), false).names.size() == 14);
   CHECK(find_targets(options, two_layers(3), false).names ==
         Paths{"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"});
+  // A module of the same name that is no target makes the names longer.
+  Blueprint with_vision = two_layers(3);
+  with_vision.slots.front().path = "vision.q_proj";
+  const Paths names = find_targets(options, with_vision, false).names;
+  CHECK(std::find(names.begin(), names.end(), "q_proj") == names.end());
+  CHECK(std::find(names.begin(), names.end(), "self_attn.q_proj") != names.end());
+  CHECK(std::find(names.begin(), names.end(), "k_proj") != names.end());
+  // Exclusions are told apart by their own key.
   options.exclude_modules = list({"layers.0.mlp.up_proj"});
-  const Paths names = find_targets(options, two_layers(3), false).names;
-  CHECK(std::find(names.begin(), names.end(), "up_proj") == names.end());
-  CHECK(std::find(names.begin(), names.end(), "1.mlp.up_proj") != names.end());
+  CHECK(find_targets(options, two_layers(2), false).names.size() == 14);
 }
 
 TEST_CASE("a fresh config has PEFT's keys in its order") {

@@ -364,7 +364,8 @@ TEST_CASE("no result depends on the number of threads") {
   const auto run = [&](int threads) {
     at::set_num_threads(threads);
     const c10::NoGradGuard no_grad;
-    return std::vector<at::Tensor>{rms_norm(x, weight, 1e-6, at::kBFloat16), apply_rotary(x, tables), tables.cos, Attention()({.q = q, .k = k, .v = v, .scale = 0.1, .past = 399})};
+    return std::vector<at::Tensor>{rms_norm(x, weight, 1e-6, at::kBFloat16), apply_rotary(x, tables), tables.cos,
+                                   Attention()({.q = q, .k = k, .v = v, .scale = 0.1, .past = 399})};
   };
   const std::vector<at::Tensor> alone = run(1), together = run(3);
   for (size_t i = 0; i < alone.size(); ++i) CHECK(alone[i].equal(together[i]));
