@@ -44,7 +44,8 @@ const at::Tensor& LoraLinear::cast(const at::Tensor& leaf, at::ScalarType dtype,
   Cast& kept = casts_[which];
   const auto version = static_cast<uint32_t>(leaf._version());
   // What is trained is cast anew: fused optimizers change a leaf without counting its version up.
-  if (!kept.tensor.defined() || leaf.requires_grad() || kept.version != version || kept.tensor.scalar_type() != dtype) kept = {leaf.detach().to(dtype), version};
+  if (!kept.tensor.defined() || leaf.requires_grad() || kept.version != version || kept.tensor.scalar_type() != dtype)
+    kept = {leaf.detach().to(dtype), version};
   return kept.tensor;
 }
 
