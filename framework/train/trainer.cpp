@@ -18,10 +18,10 @@
 #include "data/batches.h"
 #include "data/report.h"
 #include "data/shuffle.h"
+#include "model/devices.h"
 #include "tenon/version.h"
 #include "train/context.h"
 #include "train/evaluate.h"
-#include "train/memory.h"
 #include "train/metrics.h"
 #include "train/optimizer.h"
 #include "train/outputs.h"
@@ -115,7 +115,7 @@ Trainer::Trainer(const TrainRequest& request)
       options_(*recipe_.train),
       folder_(*recipe_.output_dir),
       recompute_(model_.plan.recompute) {
-  peak_after_load_ = peak_resident_bytes();
+  peak_after_load_ = host_memory_peak();
   const std::vector<AdapterParameter> leaves = model_.trainable();
   if (leaves.empty()) fail(ErrorCode::Recipe, "nothing is trainable: add an [adapter], or remove the quantizer to train the whole model");
   data_ = read_set(request, false);
@@ -258,13 +258,13 @@ void Trainer::report(const StepSums& sums, int64_t step, double learning_rate, d
     pending_steps_ = 0;
   }
   progress_->note(fmt::format("loss {:.4f}, {} token/s, {}", line.loss, human_count(static_cast<int64_t>(line.tokens_per_second)),
-                              human_bytes(resident_bytes())));
+                              human_bytes(host_memory_now())));
   progress_->add(1);
   // Where there is no live line, about twenty lines a run.
   static const bool on_terminal = ::isatty(STDERR_FILENO) == 1;
   if (!on_terminal && (step == 1 || is_last || step % std::max<int64_t>(1, plan_.total_steps / 20) == 0))
     log_info(fmt::format("step {} of {}: loss {:.4f}, learning rate {:.3g}, {} token/s, {}, {} left", step, plan_.total_steps, line.loss,
-                         learning_rate, human_count(static_cast<int64_t>(line.tokens_per_second)), human_bytes(resident_bytes()),
+                         learning_rate, human_count(static_cast<int64_t>(line.tokens_per_second)), human_bytes(host_memory_now()),
                          human_seconds(line.seconds_left)));
   if (request_.hooks.on_step) request_.hooks.on_step(line);
 }
@@ -339,7 +339,7 @@ void Trainer::write_run(const char* status) const {
   if (const Value* totals = plan.find("totals")) run.set("planned", *totals);
   Value measured = Value::table();
   measured.set("host_peak_after_load", peak_after_load_);
-  measured.set("host_peak", peak_resident_bytes());
+  measured.set("host_peak", host_memory_peak());
   run.set("measured", std::move(measured));
   write_file(folder_ / "run.json", to_json(run, 2) + "\n");
 }
