@@ -2,7 +2,8 @@
 
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/embedding.h>
-#include <ATen/ops/linear.h>
+
+#include "tenon/nn/linear.h"
 
 namespace tenon::host {
 
@@ -10,8 +11,7 @@ std::string DenseFiller::describe() const { return c10::toString(weight_.scalar_
 
 at::Tensor DenseFiller::linear(const at::Tensor& x) {
   const at::Tensor weight = weight_.scalar_type() == x.scalar_type() ? weight_ : weight_.to(x.scalar_type());
-  if (!bias_.defined()) return at::linear(x, weight);
-  return at::linear(x, weight, bias_.scalar_type() == x.scalar_type() ? bias_ : bias_.to(x.scalar_type()));
+  return nn::linear(x, weight, !bias_.defined() || bias_.scalar_type() == x.scalar_type() ? bias_ : bias_.to(x.scalar_type()));
 }
 
 at::Tensor DenseFiller::rows(const at::Tensor& ids, at::ScalarType dtype) { return at::embedding(weight_, ids).to(dtype); }

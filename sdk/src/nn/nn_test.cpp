@@ -31,6 +31,7 @@
 #include "tenon/nn/attention.h"
 #include "tenon/nn/embedding.h"
 #include "tenon/nn/kv_cache.h"
+#include "tenon/nn/linear.h"
 #include "tenon/nn/loss.h"
 #include "tenon/nn/norm.h"
 #include "tenon/nn/rotary.h"
@@ -302,6 +303,31 @@ TEST_CASE("gated activations equal their definitions, forward and back") {
   }
   for (const auto& name : activation_names()) CHECK(has_activation(name));
   CHECK_FALSE(has_activation("prelu"));
+}
+
+TEST_CASE("a few bfloat16 rows times a weight: every row by itself, rounded once") {
+  at::NoGradGuard no_grad;
+  const auto bfloat16 = at::TensorOptions(at::kBFloat16);
+  for (const auto& [in, out] : std::vector<std::pair<int64_t, int64_t>>{{32, 1}, {96, 7}, {2048, 130}, {64, 3000}, {48, 8}})
+    for (const int64_t count : {1, 2, 3, 4, 5, 7, 16, 17}) {
+      CAPTURE(in);
+      CAPTURE(out);
+      CAPTURE(count);
+      const at::Tensor x = at::randn({1, count, in}, bfloat16), weight = at::randn({out, in}, bfloat16), bias = at::randn({out}, bfloat16);
+      const at::Tensor exact = at::linear(x.to(at::kDouble), weight.to(at::kDouble), bias.to(at::kDouble));
+      const at::Tensor y = nn::linear(x, weight, bias);
+      CHECK((y.scalar_type() == at::kBFloat16));
+      CHECK((y.sizes() == exact.sizes()));
+      // One rounding to 8 bits, and float32 sums.
+      CHECK((y.to(at::kDouble) - exact).abs().sub(exact.abs() * (1.0 / 256)).max().item<double>() <= 1e-4);
+      const at::Tensor plain = nn::linear(x, weight);
+      CHECK((plain.to(at::kDouble) - (exact - bias.to(at::kDouble))).abs().max().item<double>() <=
+            0.005 * exact.abs().max().item<double>() + 0.01);
+      if (count <= 16 && in % 32 == 0) CHECK(nn::linear(x.narrow(1, count - 1, 1), weight, bias).equal(y.narrow(1, count - 1, 1)));
+    }
+  at::GradMode::set_enabled(true);
+  const at::Tensor x = at::randn({2, 64}, bfloat16).requires_grad_(true), weight = at::randn({8, 64}, bfloat16);
+  CHECK(nn::linear(x, weight).requires_grad());
 }
 
 TEST_CASE("log-probabilities equal log_softmax, forward and back, with caps and scales, over several panels") {
