@@ -160,9 +160,11 @@ TEST_CASE("what would run wrong is refused by name") {
       {"llama", {"rope_theta", -1}, "rope_theta is -1"},
       {"llama", {"rope_theta", nullptr}, "rope_theta is a null"},
       {"llama", {"rope_scaling", 5}, "rope_scaling is 5, expected a table or null"},
-      {"llama", {"rope_scaling", table({{"rope_type", "yarn"}, {"factor", 4}})}, "rope_scaling asks for the rope type 'yarn'"},
-      {"llama", {"rope_scaling", table({{"type", "dynamic"}, {"factor", 4}})}, "[[patch]] type = \"rope_scaling\""},
-      {"qwen2", {"rope_scaling", table({{"type", "mrope"}})}, "rope type \"mrope\", expected default, linear or llama3"},
+      {"llama", {"rope_scaling", table({{"rope_type", "yarn"}, {"factor", "4"}})}, "rope_scaling.factor is \"4\", expected a number"},
+      {"llama", {"rope_scaling", table({{"rope_type", "yarn"}, {"factor", 4}, {"truncate", 1}})}, "rope_scaling.truncate is 1"},
+      {"llama", {"rope_scaling", table({{"type", "dynamic"}})}, "rope_scaling.factor is missing"},
+      {"llama", {"rope_scaling", table({{"type", "longrope"}, {"long_factor", Value::List{1.0}}})}, "rope_scaling.short_factor is missing"},
+      {"qwen2", {"rope_scaling", table({{"type", "mrope"}})}, "rope type \"mrope\", expected default, linear, dynamic"},
       {"llama", {"rope_scaling", table({{"type", "linear"}})}, "rope_scaling.factor is missing"},
       {"llama", {"rope_scaling", table({{"type", "linear"}, {"factor", 0}})}, "rope_scaling.factor is 0"},
       {"llama", {"rope_scaling", table({{"type", 3}})}, "rope_scaling.type is 3"},
@@ -201,11 +203,11 @@ TEST_CASE("what would run wrong is refused by name") {
 
 TEST_CASE("all problems come in one report") {
   try {
-    read("llama", small({{"vocab_size", 0}, {"hidden_act", "x"}, {"rope_scaling", table({{"type", "yarn"}})}, {"mlp_bias", 7}}));
+    read("llama", small({{"vocab_size", 0}, {"hidden_act", "x"}, {"rope_scaling", table({{"type", "spiral"}})}, {"mlp_bias", 7}}));
     FAIL("accepted");
   } catch (const Error& error) {
     const std::string text = error.what();
-    for (const char* part : {"model_type 'llama') has 4 problems:", "\n  vocab_size", "\n  hidden_act", "'yarn'", "\n  mlp_bias"})
+    for (const char* part : {"model_type 'llama') has 4 problems:", "\n  vocab_size", "\n  hidden_act", "\"spiral\"", "\n  mlp_bias"})
       CHECK(text.find(part) != std::string::npos);
   }
   CHECK_THROWS_AS(read("llama", Value(3)), Error);

@@ -82,7 +82,7 @@ State DecoderModel::begin(const Batch& batch, Cache* cache) {
   nn::place_tokens(placed, kv_cache, state);
   state.hidden = seams_.embedding({.ids = placed.ids, .slot = embedding_, .dtype = precision_.residual});
   state.rotary[kRotary] = seams_.rotary({.positions = state.positions,
-                                         .inv_freq = config_.rotary.inv_freq.to(device),
+                                         .inv_freq = config_.rotary.frequencies(state.positions),
                                          .attention_scaling = config_.rotary.attention_scaling});
   return state;
 }

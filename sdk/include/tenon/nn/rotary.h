@@ -2,6 +2,8 @@
 // Rotary position embeddings: frequencies from a config, tables from positions, and the rotation itself.
 #include <ATen/core/Tensor.h>
 
+#include <functional>
+
 #include "tenon/export.h"
 #include "tenon/nn/config_reader.h"
 #include "tenon/seams.h"
@@ -9,12 +11,18 @@
 namespace tenon::nn {
 
 struct RotarySpec {
-  at::Tensor inv_freq;  // [rotary_dim / 2] float32
+  at::Tensor inv_freq;  // [rotary_dim / 2] float32, within the original context
   double attention_scaling = 1;
+  // For types whose frequencies follow the length of the sequence (dynamic, longrope): those for a last position of length - 1. Empty for the others.
+  std::function<at::Tensor(int64_t length)> at_length;
+
+  // The frequencies for these positions [axes, B, T], on their device. Looks at the positions only where the type asks for it.
+  at::Tensor frequencies(const at::Tensor& positions) const;
 };
 
-// From rope_parameters, or rope_scaling with "rope_type" or "type", and rope_theta inside or beside it. Types default, linear, llama3; others are
-// problems that name the patch which brings them.
+// From rope_parameters, or rope_scaling with "rope_type" or "type", and rope_theta inside or beside it. Types default, linear, dynamic, yarn (arXiv:2309.00071),
+// longrope (arXiv:2402.13753), llama3, proportional, as transformers computes them but for one thing: what dynamic does depends on this call's
+// length alone, not on longer calls before it.
 TENON_API RotarySpec read_rotary(ConfigReader& reader, int64_t head_dim, int64_t max_positions);
 
 // The default of the rotary seam; axis 0 of the positions.
