@@ -5,6 +5,7 @@
 # Link with -Wl,--exclude-libs,ALL so that the Rust runtime's symbols stay inside the plugin.
 include_guard(GLOBAL)
 
+set(TENON_CARGO_TARGET "" CACHE PATH "Where cargo builds; empty: in the build tree. Several build trees of one checkout may share it")
 find_program(TENON_CARGO cargo HINTS ENV TENON_CARGO_DIR DOC "cargo, the Rust build tool")
 
 function(tenon_add_rust_staticlib target crate_dir)
@@ -19,6 +20,9 @@ function(tenon_add_rust_staticlib target crate_dir)
   endif()
   string(REPLACE "-" "_" stem "${arg_CRATE}")
   set(folder "${CMAKE_CURRENT_BINARY_DIR}/${target}_cargo")
+  if(TENON_CARGO_TARGET)
+    set(folder "${TENON_CARGO_TARGET}/${target}")
+  endif()
   set(library "${folder}/release/lib${stem}.a")
   # The second rustc of a machine must not be mixed with the first cargo.
   get_filename_component(bin "${TENON_CARGO}" DIRECTORY)
