@@ -50,6 +50,12 @@ Value tiny_config(std::initializer_list<Value::Entry> extra) {
   return config;
 }
 
+Value partial_rotary() {
+  Value table = Value::table();
+  table.set("rope_type", "default"), table.set("partial_rotary_factor", 0.5);
+  return table;
+}
+
 const std::vector<Kind>& kinds() {
   static const std::vector<Kind> all = {
       {"llama", tiny_config({{"attention_bias", true}, {"mlp_bias", true}})},
@@ -57,6 +63,9 @@ const std::vector<Kind>& kinds() {
       {"mistral", tiny_config({{"sliding_window", 4}})},
       {"qwen2", tiny_config({{"use_sliding_window", true}, {"sliding_window", 3}, {"max_window_layers", 1}})},
       {"qwen3", tiny_config({{"head_dim", 8}, {"tie_word_embeddings", true}})},
+      {"gemma2", tiny_config({{"head_dim", 8}, {"query_pre_attn_scalar", 8}, {"sliding_window", 4}})},
+      {"phi3", tiny_config({{"pad_token_id", nullptr}, {"rope_parameters", partial_rotary()}})},
+      {"smollm3", tiny_config({{"no_rope_layer_interval", 2}})},
   };
   return all;
 }

@@ -44,17 +44,29 @@ class Builder {
     const std::string block = concat("model.layers.", i), attention = block + ".self_attn", mlp = block + ".mlp";
     const int64_t q = c_.heads * c_.head_dim, kv = c_.kv_heads * c_.head_dim;
     norm(block + ".input_layernorm.weight", c_.hidden, i);
-    linear(attention + ".q_proj", q, c_.hidden, c_.qkv_bias, i, kQueryKeyValue, attention + ".qkv", Partition::Column);
-    linear(attention + ".k_proj", kv, c_.hidden, c_.qkv_bias, i, kQueryKeyValue, attention + ".qkv", Partition::Column);
-    linear(attention + ".v_proj", kv, c_.hidden, c_.qkv_bias, i, kQueryKeyValue, attention + ".qkv", Partition::Column);
+    if (c_.family->fused) {
+      linear(attention + ".qkv_proj", q + 2 * kv, c_.hidden, c_.qkv_bias, i, kQueryKeyValue, "", Partition::Replicate);
+    } else {
+      linear(attention + ".q_proj", q, c_.hidden, c_.qkv_bias, i, kQueryKeyValue, attention + ".qkv", Partition::Column);
+      linear(attention + ".k_proj", kv, c_.hidden, c_.qkv_bias, i, kQueryKeyValue, attention + ".qkv", Partition::Column);
+      linear(attention + ".v_proj", kv, c_.hidden, c_.qkv_bias, i, kQueryKeyValue, attention + ".qkv", Partition::Column);
+    }
     if (c_.family->qk_norm) {
       norm(attention + ".q_norm.weight", c_.head_dim, i);
       norm(attention + ".k_norm.weight", c_.head_dim, i);
     }
     linear(attention + ".o_proj", c_.hidden, q, c_.out_bias, i, kAttentionOutput, "", Partition::Row);
     norm(block + ".post_attention_layernorm.weight", c_.hidden, i);
-    linear(mlp + ".gate_proj", c_.intermediate, c_.hidden, c_.mlp_bias, i, kGateUp, mlp + ".gate_up", Partition::Column);
-    linear(mlp + ".up_proj", c_.intermediate, c_.hidden, c_.mlp_bias, i, kGateUp, mlp + ".gate_up", Partition::Column);
+    if (c_.family->norms == Norms::BeforeAndAfter) {
+      norm(block + ".pre_feedforward_layernorm.weight", c_.hidden, i);
+      norm(block + ".post_feedforward_layernorm.weight", c_.hidden, i);
+    }
+    if (c_.family->fused) {
+      linear(mlp + ".gate_up_proj", 2 * c_.intermediate, c_.hidden, c_.mlp_bias, i, kGateUp, "", Partition::Replicate);
+    } else {
+      linear(mlp + ".gate_proj", c_.intermediate, c_.hidden, c_.mlp_bias, i, kGateUp, mlp + ".gate_up", Partition::Column);
+      linear(mlp + ".up_proj", c_.intermediate, c_.hidden, c_.mlp_bias, i, kGateUp, mlp + ".gate_up", Partition::Column);
+    }
     linear(mlp + ".down_proj", c_.hidden, c_.intermediate, c_.mlp_bias, i, kDown, "", Partition::Row);
   }
 
@@ -99,6 +111,12 @@ class Builder {
       cost.compute += static_cast<double>(q + kv);
       cost.float32 += static_cast<double>(c_.heads + c_.kv_heads);
     }
+    if (c_.family->norms == Norms::BeforeAndAfter) {
+      cost.compute += static_cast<double>(2 * c_.hidden);  // what goes into the norms behind attention and mlp
+      cost.float32 += 2;
+    }
+    // Scores with a cap run unfused: they and their weights are kept, which grows with the length; counted for 1,024 keys.
+    if (c_.attention_softcap > 0) cost.float32 += static_cast<double>(3 * c_.heads * 1024);
     return cost;
   }
 

@@ -1,6 +1,7 @@
 #include "families.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "tenon/nn/activation.h"
 #include "tenon/nn/config_reader.h"
@@ -11,12 +12,12 @@ namespace {
 // Bounds far above any model, far below where products of them overflow.
 constexpr int64_t kMaxVocab = int64_t{1} << 24, kMaxWidth = int64_t{1} << 20, kMaxLayers = 4096, kMaxHeads = 1 << 14,
                   kMaxPositions = int64_t{1} << 40;
-constexpr int64_t kDefaultHidden = 4096, kDefaultLayers = 32, kDefaultHeads = 32, kDefaultHeadDim = 128, kDefaultWindow = 4096,
-                  kDefaultMaxWindowLayers = 28;
+constexpr int64_t kDefaultWindow = 4096, kDefaultMaxWindowLayers = 28, kDefaultNoRopeInterval = 4, kDefaultQueryScalar = 256;
+constexpr double kDefaultAttentionCap = 50, kDefaultLogitCap = 30, kMaxCap = 1e6;
 
 void read_heads(nn::ConfigReader& reader, DecoderConfig& c) {
   const Family& family = *c.family;
-  c.heads = reader.integer("num_attention_heads", kDefaultHeads, 1, kMaxHeads);
+  c.heads = reader.integer("num_attention_heads", family.heads, 1, kMaxHeads);
   c.kv_heads = family.kv_heads ? family.kv_heads : c.heads;
   if (reader.config().find("num_key_value_heads"))
     c.kv_heads = reader.optional_integer("num_key_value_heads", 1, kMaxHeads).value_or(c.heads);
@@ -24,7 +25,7 @@ void read_heads(nn::ConfigReader& reader, DecoderConfig& c) {
     reader.problem(concat("num_key_value_heads is ", c.kv_heads, ", expected a divisor of num_attention_heads (", c.heads, ")"));
 
   if (family.head_dim == HeadDim::Given) {
-    c.head_dim = reader.integer("head_dim", kDefaultHeadDim, 1, kMaxWidth);
+    c.head_dim = reader.integer("head_dim", family.given_head_dim, 1, kMaxWidth);
   } else if (const auto given = reader.optional_integer("head_dim", 1, kMaxWidth)) {
     c.head_dim = *given;
   } else {
@@ -37,6 +38,7 @@ void read_heads(nn::ConfigReader& reader, DecoderConfig& c) {
     reader.problem(concat("num_attention_heads times head_dim is ", c.heads * c.head_dim, ", expected ", kMaxWidth, " or less"));
 }
 
+// Which layers slide is the config's to say where the class has no rule of its own; a list must agree with the rule where it has one.
 void read_layer_types(nn::ConfigReader& reader, DecoderConfig& c, int64_t window) {
   const Value* types = reader.config().find_set("layer_types");
   if (!types) return;
@@ -44,13 +46,14 @@ void read_layer_types(nn::ConfigReader& reader, DecoderConfig& c, int64_t window
   const Value::List& list = types->as_list();
   if (static_cast<int64_t>(list.size()) != c.layers)
     return reader.problem(concat("layer_types has ", list.size(), " entries, expected num_hidden_layers (", c.layers, ")"));
+  const bool decides = c.family->window != Window::None && c.family->window != Window::EveryLayer;
   for (size_t i = 0; i < list.size(); ++i) {
     const std::string type = list[i].is_string() ? list[i].as_string() : nn::ConfigReader::show(list[i]);
     const bool slides = type == "sliding_attention";
     if (!slides && type != "full_attention" && type != "attention")
       return reader.problem(
           concat("layer_types[", i, "] is ", nn::ConfigReader::show(list[i]), ", expected full_attention or sliding_attention"));
-    if (c.family->window == Window::ByLayer) {
+    if (decides) {
       if (slides && window == 0)
         return reader.problem(
             concat("layer_types[", i, "] is \"sliding_attention\", but use_sliding_window and sliding_window give no window"));
@@ -64,19 +67,59 @@ void read_layer_types(nn::ConfigReader& reader, DecoderConfig& c, int64_t window
 
 void read_windows(nn::ConfigReader& reader, DecoderConfig& c) {
   c.windows.assign(static_cast<size_t>(c.layers), 0);
+  const Window rule = c.family->window;
   int64_t window = 0;
-  if (c.family->window != Window::None) {
+  if (rule != Window::None) {
     // Absent: the class default. Null: none.
-    window =
-        reader.config().find("sliding_window") ? reader.optional_integer("sliding_window", 1, kMaxPositions).value_or(0) : kDefaultWindow;
+    const bool has_default = rule != Window::UnrotatedLayers && !c.family->fused;
+    window = reader.config().find("sliding_window") ? reader.optional_integer("sliding_window", 1, kMaxPositions).value_or(0)
+             : has_default                          ? kDefaultWindow
+                                                    : 0;
   }
-  if (c.family->window == Window::EveryLayer) c.windows.assign(c.windows.size(), window);
-  if (c.family->window == Window::ByLayer) {
+  if (rule == Window::LastLayers || rule == Window::UnrotatedLayers)
     if (!reader.flag("use_sliding_window", false)) window = 0;
+  if (rule == Window::LastLayers) {
     const int64_t first = reader.integer("max_window_layers", kDefaultMaxWindowLayers, -kMaxLayers, kMaxPositions);
     for (int64_t i = std::max<int64_t>(first, 0); i < c.layers; ++i) c.windows[static_cast<size_t>(i)] = window;
   }
+  for (size_t i = 0; i < c.windows.size(); ++i)
+    if (rule == Window::EveryLayer || (rule == Window::Alternating && i % 2 == 0) || (rule == Window::UnrotatedLayers && !c.rotates[i]))
+      c.windows[i] = window;
   read_layer_types(reader, c, window);
+}
+
+// no_rope_layers holds 1 where a layer turns its heads, 0 where it does not.
+void read_unrotated_layers(nn::ConfigReader& reader, DecoderConfig& c) {
+  c.rotates.assign(static_cast<size_t>(c.layers), true);
+  if (!c.family->unrotated_layers) return;
+  const int64_t interval = reader.integer("no_rope_layer_interval", kDefaultNoRopeInterval, 1, kMaxPositions);
+  for (int64_t i = 0; i < c.layers; ++i) c.rotates[static_cast<size_t>(i)] = (i + 1) % interval != 0;
+  const Value* list = reader.config().find_set("no_rope_layers");
+  if (!list) return;
+  if (!list->is_list() || static_cast<int64_t>(list->as_list().size()) < c.layers)
+    return reader.problem(concat("no_rope_layers is ", nn::ConfigReader::show(*list), ", expected a list of at least num_hidden_layers (",
+                                 c.layers, ") ones and zeros"));
+  for (size_t i = 0; i < c.rotates.size(); ++i) {
+    const Value& entry = list->as_list()[i];
+    if (!entry.is_int() && !entry.is_bool())
+      return reader.problem(concat("no_rope_layers[", i, "] is ", nn::ConfigReader::show(entry), ", expected 1 or 0"));
+    c.rotates[i] = entry.is_bool() ? entry.as_bool() : entry.as_int() != 0;
+  }
+}
+
+double read_cap(nn::ConfigReader& reader, const char* key, double fallback) {
+  if (reader.config().find(key) && !reader.config().find_set(key)) return 0;  // null: none
+  return reader.number(key, fallback, 0, kMaxCap);
+}
+
+void read_scales(nn::ConfigReader& reader, DecoderConfig& c) {
+  c.attention_scale = 1 / std::sqrt(static_cast<double>(c.head_dim));
+  if (!c.family->scaled) return;
+  c.attention_scale = 1 / std::sqrt(reader.number("query_pre_attn_scalar", kDefaultQueryScalar, 1e-6, 1e9));
+  c.attention_softcap = read_cap(reader, "attn_logit_softcapping", kDefaultAttentionCap);
+  c.logit_softcap = read_cap(reader, "final_logit_softcapping", kDefaultLogitCap);
+  if (const Value* both = reader.config().find_set("use_bidirectional_attention"); both && !(both->is_bool() && !both->as_bool()))
+    reader.problem("use_bidirectional_attention is set: attention to later tokens is not supported for this model_type");
 }
 
 void refuse_other_heads(nn::ConfigReader& reader) {
@@ -92,15 +135,86 @@ void refuse_other_heads(nn::ConfigReader& reader) {
 
 const std::vector<Family>& families() {
   static const std::vector<Family> rows = {
-      // model_type, summary, vocab, intermediate, positions, kv heads, head_dim, q/k/v bias, o bias, mlp_bias, q/k norm, window
-      {"llama", "Llama 1 to 3, and what follows their layout.", 32000, 11008, 2048, 0, HeadDim::Derived, Bias::AttentionBiasKey,
-       Bias::AttentionBiasKey, true, false, Window::None},
-      {"mistral", "Mistral: a sliding window on every layer.", 32000, 14336, 131072, 8, HeadDim::Derived, Bias::Never, Bias::Never, false,
-       false, Window::EveryLayer},
-      {"qwen2", "Qwen2 and 2.5: biases on q, k and v.", 151936, 22016, 32768, 32, HeadDim::Derived, Bias::Always, Bias::Never, false, false,
-       Window::ByLayer},
-      {"qwen3", "Qwen3: norms on the heads of q and k.", 151936, 22016, 32768, 32, HeadDim::Given, Bias::AttentionBiasKey,
-       Bias::AttentionBiasKey, false, true, Window::ByLayer},
+      {.model_type = "llama",
+       .summary = "Llama 1 to 3, and what follows their layout.",
+       .vocab_size = 32000,
+       .intermediate_size = 11008,
+       .max_position_embeddings = 2048,
+       .qkv_bias = Bias::AttentionBiasKey,
+       .out_bias = Bias::AttentionBiasKey,
+       .mlp_bias_key = true},
+      {.model_type = "mistral",
+       .summary = "Mistral: a sliding window on every layer.",
+       .vocab_size = 32000,
+       .intermediate_size = 14336,
+       .max_position_embeddings = 131072,
+       .kv_heads = 8,
+       .window = Window::EveryLayer},
+      {.model_type = "qwen2",
+       .summary = "Qwen2 and 2.5: biases on q, k and v.",
+       .vocab_size = 151936,
+       .intermediate_size = 22016,
+       .max_position_embeddings = 32768,
+       .kv_heads = 32,
+       .qkv_bias = Bias::Always,
+       .window = Window::LastLayers},
+      {.model_type = "qwen3",
+       .summary = "Qwen3: norms on the heads of q and k.",
+       .vocab_size = 151936,
+       .intermediate_size = 22016,
+       .max_position_embeddings = 32768,
+       .kv_heads = 32,
+       .head_dim = HeadDim::Given,
+       .qkv_bias = Bias::AttentionBiasKey,
+       .out_bias = Bias::AttentionBiasKey,
+       .qk_norm = true,
+       .window = Window::LastLayers},
+      {.model_type = "gemma2",
+       .summary = "Gemma 2: norms before and after, soft caps, every other layer with a window.",
+       .vocab_size = 256000,
+       .intermediate_size = 9216,
+       .max_position_embeddings = 8192,
+       .hidden_size = 2304,
+       .layers = 26,
+       .heads = 8,
+       .kv_heads = 4,
+       .head_dim = HeadDim::Given,
+       .given_head_dim = 256,
+       .tied = true,
+       .activation_key = "hidden_activation",
+       .activation = "gelu_pytorch_tanh",
+       .qkv_bias = Bias::AttentionBiasKey,
+       .out_bias = Bias::AttentionBiasKey,
+       .norms = Norms::BeforeAndAfter,
+       .norm_from_one = true,
+       .scaled = true,
+       .window = Window::Alternating},
+      {.model_type = "phi3",
+       .summary = "Phi 3, 3.5 and 4: fused projections, heads that turn in part, longrope.",
+       .vocab_size = 32064,
+       .intermediate_size = 8192,
+       .max_position_embeddings = 4096,
+       .hidden_size = 3072,
+       .eps = 1e-5,
+       .fused = true,
+       .window = Window::EveryLayer,
+       .rotary = {.partial = true, .original_positions = 4096, .renamed_types = {{"su", "longrope"}, {"yarn", "longrope"}}}},
+      {.model_type = "smollm3",
+       .summary = "SmolLM3: every fourth layer without rotary positions.",
+       .vocab_size = 128256,
+       .intermediate_size = 11008,
+       .max_position_embeddings = 32768,
+       .hidden_size = 2048,
+       .layers = 36,
+       .heads = 16,
+       .kv_heads = 4,
+       .tied = true,
+       .qkv_bias = Bias::AttentionBiasKey,
+       .out_bias = Bias::AttentionBiasKey,
+       .mlp_bias_key = true,
+       .window = Window::UnrotatedLayers,
+       .unrotated_layers = true,
+       .rotary = {.theta = 2e6}},
   };
   return rows;
 }
@@ -116,12 +230,12 @@ DecoderConfig read_config(const Family& family, const Value& config) {
   DecoderConfig c;
   c.family = &family;
   c.vocab_size = reader.integer("vocab_size", family.vocab_size, 1, kMaxVocab);
-  c.hidden = reader.integer("hidden_size", kDefaultHidden, 1, kMaxWidth);
+  c.hidden = reader.integer("hidden_size", family.hidden_size, 1, kMaxWidth);
   c.intermediate = reader.integer("intermediate_size", family.intermediate_size, 1, kMaxWidth);
-  c.layers = reader.integer("num_hidden_layers", kDefaultLayers, 1, kMaxLayers);
+  c.layers = reader.integer("num_hidden_layers", family.layers, 1, kMaxLayers);
   c.max_positions = reader.integer("max_position_embeddings", family.max_position_embeddings, 1, kMaxPositions);
-  c.eps = reader.number("rms_norm_eps", 1e-6, 0, 1);
-  c.tied = reader.flag("tie_word_embeddings", false);
+  c.eps = reader.number("rms_norm_eps", family.eps, 0, 1);
+  c.tied = reader.flag("tie_word_embeddings", family.tied);
   read_heads(reader, c);
 
   const bool attention_bias = family.qkv_bias == Bias::AttentionBiasKey && reader.flag("attention_bias", false);
@@ -129,14 +243,16 @@ DecoderConfig read_config(const Family& family, const Value& config) {
   c.out_bias = family.out_bias == Bias::Always || (family.out_bias == Bias::AttentionBiasKey && attention_bias);
   c.mlp_bias = family.mlp_bias_key && reader.flag("mlp_bias", false);
 
-  c.activation = reader.text("hidden_act", "silu");
+  c.activation = reader.text(family.activation_key, family.activation);
   if (!nn::has_activation(c.activation)) {
     std::string known;
     for (const auto& name : nn::activation_names()) known += (known.empty() ? "" : ", ") + name;
-    reader.problem(concat("hidden_act is ", nn::ConfigReader::show(Value(c.activation)), ", expected one of ", known));
+    reader.problem(concat(family.activation_key, " is ", nn::ConfigReader::show(Value(c.activation)), ", expected one of ", known));
   }
+  read_unrotated_layers(reader, c);
   read_windows(reader, c);
-  c.rotary = nn::read_rotary(reader, c.head_dim, c.max_positions);
+  read_scales(reader, c);
+  c.rotary = nn::read_rotary(reader, c.head_dim, c.max_positions, family.rotary);
   c.dtype = nn::config_dtype(reader);
   refuse_other_heads(reader);
   reader.finish(family.model_type);

@@ -12,20 +12,34 @@
 namespace tenon::llama {
 
 enum class Bias { Never, Always, AttentionBiasKey };
-enum class Window { None, EveryLayer, ByLayer };
+enum class Window { None, EveryLayer, LastLayers, Alternating, UnrotatedLayers };
 enum class HeadDim { Derived, Given };
+enum class Norms { Before, BeforeAndAfter };  // of attention and mlp
 
 // One row a family; the defaults are those of transformers' config classes. A new family is a new row, and a new column for what no other has.
 struct Family {
   const char* model_type;
   const char* summary;
   int64_t vocab_size, intermediate_size, max_position_embeddings;
-  int64_t kv_heads;  // 0: as many as heads
-  HeadDim head_dim;  // derived: hidden_size / heads unless head_dim says so; given: 128 unless head_dim says so
-  Bias qkv_bias, out_bias;
-  bool mlp_bias_key;  // reads mlp_bias
-  bool qk_norm;       // a norm over each head of q and k
-  Window window;
+  int64_t hidden_size = 4096, layers = 32, heads = 32;
+  int64_t kv_heads = 0;  // 0: as many as heads
+  HeadDim head_dim =
+      HeadDim::Derived;  // derived: hidden_size / heads unless head_dim says so; given: the default below unless head_dim says so
+  int64_t given_head_dim = 128;
+  double eps = 1e-6;
+  bool tied = false;
+  const char* activation_key = "hidden_act";
+  const char* activation = "silu";
+  Bias qkv_bias = Bias::Never, out_bias = Bias::Never;
+  bool mlp_bias_key = false;  // reads mlp_bias
+  bool fused = false;         // qkv_proj and gate_up_proj are one weight each, in the model as in files
+  bool qk_norm = false;       // a norm over each head of q and k
+  Norms norms = Norms::Before;
+  bool norm_from_one = false;  // norm weights are stored less one
+  bool scaled = false;         // embeddings times sqrt(hidden_size); query_pre_attn_scalar; attn_ and final_logit_softcapping
+  Window window = Window::None;
+  bool unrotated_layers = false;  // no_rope_layers, no_rope_layer_interval
+  nn::RotaryRules rotary = {};
 };
 
 const std::vector<Family>& families();
@@ -37,7 +51,9 @@ struct DecoderConfig {
   double eps = 1e-6;
   bool qkv_bias = false, out_bias = false, mlp_bias = false, tied = false;
   std::string activation;
-  std::vector<int64_t> windows;  // by layer; 0: none
+  double attention_scale = 1, attention_softcap = 0, logit_softcap = 0;  // caps: 0 for none
+  std::vector<int64_t> windows;                                          // by layer; 0: none
+  std::vector<bool> rotates;                                             // by layer
   nn::RotarySpec rotary;
   at::ScalarType dtype = at::kFloat;
 };

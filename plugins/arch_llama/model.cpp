@@ -2,6 +2,7 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/scalar_tensor.h>
 
 #include <cmath>
 
@@ -39,22 +40,31 @@ DecoderModel::DecoderModel(DecoderConfig config, Parts& parts) : config_(std::mo
   embedding_ = &parts.slot("model.embed_tokens");
   head_ = &parts.slot("lm_head");
   final_norm_ = &parts.dense("model.norm.weight");
+  const Family& family = *config_.family;
   for (int64_t i = 0; i < config_.layers; ++i) {
     const std::string block = concat("model.layers.", i), attention = block + ".self_attn.", mlp = block + ".mlp.";
-    const bool qk_norm = config_.family->qk_norm;
-    layers_.push_back({.q = &parts.slot(attention + "q_proj"),
-                       .k = &parts.slot(attention + "k_proj"),
-                       .v = &parts.slot(attention + "v_proj"),
-                       .o = &parts.slot(attention + "o_proj"),
-                       .gate = &parts.slot(mlp + "gate_proj"),
-                       .up = &parts.slot(mlp + "up_proj"),
-                       .down = &parts.slot(mlp + "down_proj"),
-                       .input_norm = &parts.dense(block + ".input_layernorm.weight"),
-                       .post_attention_norm = &parts.dense(block + ".post_attention_layernorm.weight"),
-                       .q_norm = qk_norm ? &parts.dense(attention + "q_norm.weight") : nullptr,
-                       .k_norm = qk_norm ? &parts.dense(attention + "k_norm.weight") : nullptr,
-                       .device = parts.device(0, i),
-                       .window = config_.windows[static_cast<size_t>(i)]});
+    Layer layer{.o = &parts.slot(attention + "o_proj"),
+                .down = &parts.slot(mlp + "down_proj"),
+                .attention_norm = &parts.dense(block + ".input_layernorm.weight"),
+                .device = parts.device(0, i),
+                .window = config_.windows[static_cast<size_t>(i)],
+                .rotates = config_.rotates[static_cast<size_t>(i)]};
+    if (family.fused) {
+      layer.qkv = &parts.slot(attention + "qkv_proj"), layer.gate_up = &parts.slot(mlp + "gate_up_proj");
+    } else {
+      layer.q = &parts.slot(attention + "q_proj"), layer.k = &parts.slot(attention + "k_proj"), layer.v = &parts.slot(attention + "v_proj");
+      layer.gate = &parts.slot(mlp + "gate_proj"), layer.up = &parts.slot(mlp + "up_proj");
+    }
+    if (family.qk_norm) layer.q_norm = &parts.dense(attention + "q_norm.weight"), layer.k_norm = &parts.dense(attention + "k_norm.weight");
+    Dense& post_attention = parts.dense(block + ".post_attention_layernorm.weight");
+    if (family.norms == Norms::Before) {
+      layer.mlp_norm = &post_attention;
+    } else {
+      layer.attention_out_norm = &post_attention;
+      layer.mlp_norm = &parts.dense(block + ".pre_feedforward_layernorm.weight");
+      layer.mlp_out_norm = &parts.dense(block + ".post_feedforward_layernorm.weight");
+    }
+    layers_.push_back(layer);
   }
   set_defaults();
 }
@@ -63,8 +73,9 @@ void DecoderModel::set_defaults() {
   seams_.embedding.set_default("embed", nn::embed);
   seams_.rotary.set_default("rotary", nn::rotary_tables);
   seams_.attention.set_default("sdpa", nn::Attention());
-  seams_.norm.set_default(
-      "rms_norm", [compute = precision_.compute](const NormArgs& args) { return nn::rms_norm(args.x, args.weight, args.eps, compute); });
+  seams_.norm.set_default("rms_norm", [compute = precision_.compute, from_one = config_.family->norm_from_one](const NormArgs& args) {
+    return nn::rms_norm(args.x, from_one ? args.weight + 1 : args.weight, args.eps, compute);
+  });
   seams_.activation.set_default(config_.activation, nn::activate);
   seams_.mlp.set_default("gated_mlp", [this](const MlpArgs& args) { return mlp(layers_.at(static_cast<size_t>(args.layer)), args.x); });
   seams_.block.set_default("decoder_block", [this](const BlockArgs& args) { return block(*args.state, args.layer), true; });
@@ -81,6 +92,11 @@ State DecoderModel::begin(const Batch& batch, Cache* cache) {
   State state;
   nn::place_tokens(placed, kv_cache, state);
   state.hidden = seams_.embedding({.ids = placed.ids, .slot = embedding_, .dtype = precision_.residual});
+  // The factor is rounded to the weight's dtype, as transformers does.
+  if (config_.family->scaled)
+    state.hidden =
+        state.hidden *
+        at::scalar_tensor(std::sqrt(static_cast<double>(config_.hidden)), embedding_->spec().dtype).to(at::kDouble).item<double>();
   state.rotary[kRotary] = seams_.rotary({.positions = state.positions,
                                          .inv_freq = config_.rotary.frequencies(state.positions),
                                          .attention_scaling = config_.rotary.attention_scaling});
@@ -95,28 +111,47 @@ void DecoderModel::run_block(int stack, int64_t i, State& state) {
 
 void DecoderModel::block(State& state, int64_t i) const {
   const Layer& layer = layers_.at(static_cast<size_t>(i));
-  at::Tensor hidden = add(state.hidden, attention(layer, norm(state.hidden, *layer.input_norm), state, i), precision_.residual, false);
-  state.hidden = add(hidden, seams_.mlp({.x = norm(hidden, *layer.post_attention_norm), .layer = i}), precision_.residual, true);
+  at::Tensor change = attention(layer, norm(state.hidden, *layer.attention_norm), state, i);
+  if (layer.attention_out_norm) change = norm(change, *layer.attention_out_norm);
+  at::Tensor hidden = add(state.hidden, change, precision_.residual, false);
+  change = seams_.mlp({.x = norm(hidden, *layer.mlp_norm), .layer = i});
+  if (layer.mlp_out_norm) change = norm(change, *layer.mlp_out_norm);
+  state.hidden = add(hidden, change, precision_.residual, true);
+}
+
+// [B, T, heads of each, head_dim]
+std::vector<at::Tensor> DecoderModel::query_key_value(const Layer& layer, const at::Tensor& x) const {
+  std::vector<at::Tensor> qkv;
+  if (layer.qkv) {
+    const int64_t q = config_.heads * config_.head_dim, kv = config_.kv_heads * config_.head_dim;
+    const at::Tensor fused = layer.qkv->linear(x);
+    qkv = {fused.narrow(-1, 0, q), fused.narrow(-1, q, kv), fused.narrow(-1, q + kv, kv)};
+  } else {
+    qkv = linear_many({layer.q, layer.k, layer.v}, x);
+  }
+  for (at::Tensor& part : qkv) part = part.unflatten(-1, {part.size(-1) / config_.head_dim, config_.head_dim});
+  return qkv;
 }
 
 at::Tensor DecoderModel::attention(const Layer& layer, const at::Tensor& x, const State& state, int64_t i) const {
   const int64_t batch = x.size(0), tokens = x.size(1);
-  std::vector<at::Tensor> qkv = linear_many({layer.q, layer.k, layer.v}, x);
-  at::Tensor q = qkv[0].view({batch, tokens, config_.heads, config_.head_dim});
-  at::Tensor k = qkv[1].view({batch, tokens, config_.kv_heads, config_.head_dim});
-  at::Tensor v = qkv[2].view({batch, tokens, config_.kv_heads, config_.head_dim}).transpose(1, 2);
+  std::vector<at::Tensor> qkv = query_key_value(layer, x);
+  at::Tensor q = qkv[0], k = qkv[1], v = qkv[2].transpose(1, 2);
   qkv.clear();
   if (layer.q_norm) q = norm(q, *layer.q_norm), k = norm(k, *layer.k_norm);
-  const Rotary& rotary = state.rotary.at(kRotary);
-  q = nn::apply_rotary(q, rotary, /*may_overwrite=*/true).transpose(1, 2);
-  k = nn::apply_rotary(k, rotary, /*may_overwrite=*/true).transpose(1, 2);
+  if (layer.rotates) {
+    const Rotary& rotary = state.rotary.at(kRotary);
+    q = nn::apply_rotary(q, rotary, /*may_overwrite=*/true), k = nn::apply_rotary(k, rotary, /*may_overwrite=*/true);
+  }
+  q = q.transpose(1, 2), k = k.transpose(1, 2);
   if (state.cache) std::tie(k, v) = static_cast<nn::KvCache*>(state.cache)->append(i, k, v);
   const at::Tensor mixed = seams_.attention({.q = q,
                                              .k = k,
                                              .v = v,
-                                             .scale = 1 / std::sqrt(static_cast<double>(config_.head_dim)),
+                                             .scale = config_.attention_scale,
                                              .past = state.past,
                                              .window = layer.window,
+                                             .softcap = config_.attention_softcap,
                                              .segments = state.segments,
                                              .key_segments = state.key_segments,
                                              .layer = i});
@@ -124,8 +159,14 @@ at::Tensor DecoderModel::attention(const Layer& layer, const at::Tensor& x, cons
 }
 
 at::Tensor DecoderModel::mlp(const Layer& layer, const at::Tensor& x) const {
-  std::vector<at::Tensor> gate_up = linear_many({layer.gate, layer.up}, x);
-  ActivationArgs args{.gate = std::move(gate_up[0]), .up = std::move(gate_up[1]), .name = &config_.activation};
+  ActivationArgs args{.name = &config_.activation};
+  if (layer.gate_up) {
+    const at::Tensor fused = layer.gate_up->linear(x);
+    args.gate = fused.narrow(-1, 0, config_.intermediate), args.up = fused.narrow(-1, config_.intermediate, config_.intermediate);
+  } else {
+    std::vector<at::Tensor> gate_up = linear_many({layer.gate, layer.up}, x);
+    args.gate = std::move(gate_up[0]), args.up = std::move(gate_up[1]);
+  }
   const at::Tensor product = seams_.activation(args);
   args = {};
   return layer.down->linear(product);
@@ -143,11 +184,13 @@ at::Tensor DecoderModel::finish(State& state) {
   return hidden;
 }
 
-at::Tensor DecoderModel::logits(const at::Tensor& hidden) { return head_->linear(hidden.to(parts_.device(-1, 1))).to(at::kFloat); }
+at::Tensor DecoderModel::logits(const at::Tensor& hidden) {
+  return nn::soft_cap(head_->linear(hidden.to(parts_.device(-1, 1))).to(at::kFloat), config_.logit_softcap);
+}
 
 at::Tensor DecoderModel::token_logprobs(const at::Tensor& hidden, const at::Tensor& targets) {
   const at::Device device = parts_.device(-1, 1);
-  return seams_.loss({.hidden = hidden.to(device), .targets = targets.to(device), .head = head_});
+  return seams_.loss({.hidden = hidden.to(device), .targets = targets.to(device), .head = head_, .logit_softcap = config_.logit_softcap});
 }
 
 std::unique_ptr<Cache> DecoderModel::make_cache(int64_t batch, int64_t capacity) {

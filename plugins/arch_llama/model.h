@@ -27,15 +27,21 @@ class DecoderModel final : public Model {
  private:
   // Slots and tensors of one block; the host owns them.
   struct Layer {
-    Slot *q, *k, *v, *o, *gate, *up, *down;
-    Dense *input_norm, *post_attention_norm, *q_norm = nullptr, *k_norm = nullptr;
-    at::Device device;
-    int64_t window;
+    Slot *q = nullptr, *k = nullptr, *v = nullptr, *qkv = nullptr;  // three, or one
+    Slot* o = nullptr;
+    Slot *gate = nullptr, *up = nullptr, *gate_up = nullptr, *down = nullptr;  // two, or one
+    Dense *q_norm = nullptr, *k_norm = nullptr;
+    Dense *attention_norm = nullptr, *mlp_norm = nullptr;          // of what goes in
+    Dense *attention_out_norm = nullptr, *mlp_out_norm = nullptr;  // of what comes out, where there are any
+    at::Device device = at::kCPU;
+    int64_t window = 0;
+    bool rotates = true;
   };
   void set_defaults();
   void block(State& state, int64_t i) const;
   at::Tensor attention(const Layer& layer, const at::Tensor& x, const State& state, int64_t i) const;
   at::Tensor mlp(const Layer& layer, const at::Tensor& x) const;
+  std::vector<at::Tensor> query_key_value(const Layer& layer, const at::Tensor& x) const;
   at::Tensor norm(const at::Tensor& x, const Dense& weight) const;
 
   DecoderConfig config_;

@@ -45,7 +45,7 @@ def dequantized(packed: torch.Tensor, state) -> torch.Tensor:
 
 def draw_case(seed: int):
     draw = random.Random(f"nf4 {seed}")
-    model_type = tiny.MODEL_TYPES[seed % 4]
+    model_type = tiny.MODEL_TYPES[seed % len(tiny.MODEL_TYPES)]
     options = {"type": draw.choice(["nf4", "nf4", "fp4"]), "block_size": draw.choice([32, 64, 64, 128, 256]), "double_quant": draw.random() < 0.5}
     return model_type, tiny.random_config(model_type, 1000 + seed), options, draw.choice(list(DTYPES)), draw.choice(list(DTYPES))
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SHARED = pathlib.Path(os.environ.get("TENON_SHARED_DIR", ROOT.parent / "shared"))
 HOST = pathlib.Path(os.environ.get("TENON_HOST", ROOT / "build" / "bin" / "host"))
-MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
+MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "phi3", "smollm3")
 LLAMA3_ROPE = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 32}
 
 
@@ -58,6 +58,35 @@ def random_config(model_type: str, seed: int) -> dict:
         config["use_sliding_window"] = True
         config["sliding_window"] = draw.choice([2, 5, 9])
         config["max_window_layers"] = draw.randint(0, layers)
+    if model_type == "gemma2":
+        config["hidden_activation"] = config.pop("hidden_act")
+        config["hidden_size"], config["head_dim"] = heads * draw.randrange(7, 30), 2 * draw.randint(2, 14)
+        config["query_pre_attn_scalar"] = draw.choice([16, 256, config["head_dim"]])
+        config["sliding_window"] = draw.choice([3, 7, 4096])
+        config["attn_logit_softcapping"], config["final_logit_softcapping"] = draw.choice([None, 2.0, 50.0]), draw.choice([None, 5.0, 30.0])
+        config["attention_bias"] = draw.random() < 0.2
+    if model_type == "phi3":
+        config["sliding_window"] = draw.choice([None, None, 3, 9])
+        config.pop("head_dim", None)
+        config["hidden_size"] = heads * head_dim
+        partial = draw.choice([1.0, 1.0, 0.5, 0.75])
+        turning = int(head_dim * partial)
+        partial = partial if turning % 2 == 0 and turning > 0 else 1.0
+        pairs = int(head_dim * partial) // 2
+        config["rope_parameters"] = {"rope_theta": 10000.0, "rope_type": "default", "partial_rotary_factor": partial}
+        if draw.random() < 0.6:
+            config["original_max_position_embeddings"] = draw.choice([8, 16, 64])
+            config["rope_parameters"] |= {"rope_type": "longrope", "short_factor": [round(draw.uniform(1, 2), 3) for _ in range(pairs)],
+                                          "long_factor": [round(draw.uniform(2, 9), 3) for _ in range(pairs)]}
+    if model_type == "smollm3":
+        config.pop("head_dim", None)
+        config["hidden_size"] = heads * head_dim
+        config["no_rope_layer_interval"] = draw.choice([1, 2, 3, 4])
+        if draw.random() < 0.3:
+            config["no_rope_layers"] = [draw.randint(0, 1) for _ in range(layers)]
+        if draw.random() < 0.4:
+            config |= {"use_sliding_window": True, "sliding_window": draw.choice([2, 5])}
+        config["mlp_bias"], config["attention_bias"] = draw.random() < 0.3, draw.random() < 0.3
     return config
 
 
@@ -86,7 +115,8 @@ def old_spelling(config: dict) -> dict:
     config["rope_scaling"] = None if rope.get("rope_type") == "default" else rope
     if "dtype" in config:
         config["torch_dtype"] = config.pop("dtype")
-    config.pop("layer_types", None)
+    if "no_rope_layers" not in config:
+        config.pop("layer_types", None)
     return config
 
 

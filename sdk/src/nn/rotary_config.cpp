@@ -14,7 +14,6 @@
 namespace tenon::nn {
 
 namespace {
-constexpr double kDefaultTheta = 10000;
 constexpr double kMaxTheta = 1e15;
 
 // 1 / theta^(2i / dim), in float32 steps as transformers takes them.
@@ -72,7 +71,8 @@ struct Reading {
   ConfigReader& reader;
   const Value& table;
   const std::string& name;  // of the table
-  int64_t head_dim, max_positions;
+  const RotaryRules& rules;
+  int64_t head_dim, max_positions;  // head_dim: of its part that turns
   double theta;
   float* frequency;  // [head_dim / 2], filled with the default ones
 
@@ -84,6 +84,8 @@ struct Reading {
   double factor() const { return number("factor", kMinFactor, kMaxFactor); }
   // A value beside the table wins over the one inside it, and the context length stands in for both, as in transformers.
   double original_length() const {
+    if (rules.original_positions)
+      return reader.number("original_max_position_embeddings", static_cast<double>(rules.original_positions), 1, kMaxLength);
     if (reader.config().find_set("original_max_position_embeddings"))
       return reader.number("original_max_position_embeddings", 1, 1, kMaxLength);
     return optional("original_max_position_embeddings", 1, kMaxLength).value_or(static_cast<double>(max_positions));
@@ -213,31 +215,39 @@ at::Tensor RotarySpec::frequencies(const at::Tensor& positions) const {
   return (at_length ? at_length(positions.numel() ? positions.max().item<int64_t>() + 1 : 0) : inv_freq).to(positions.device());
 }
 
-RotarySpec read_rotary(ConfigReader& reader, int64_t head_dim, int64_t max_positions) {
+RotarySpec read_rotary(ConfigReader& reader, int64_t head_dim, int64_t max_positions, const RotaryRules& rules) {
   static const Value none = Value::table();
   std::string name;
   const Value* found = find_table(reader, name);
   const Value& table = found ? *found : none;
-  const std::string type = read_type(reader, table, name);
+  std::string type = read_type(reader, table, name);
+  if (const auto renamed = rules.renamed_types.find(type); renamed != rules.renamed_types.end()) type = renamed->second;
 
-  double theta = kDefaultTheta;
+  double theta = rules.theta;
   if (table.find("rope_theta"))
     theta = parameter(reader, table, name, "rope_theta", 1e-3, kMaxTheta);
   else
-    theta = reader.number("rope_theta", kDefaultTheta, 1e-3, kMaxTheta);
+    theta = reader.number("rope_theta", theta, 1e-3, kMaxTheta);
 
   const Value* partial = table.find_set("partial_rotary_factor");
   if (!partial) partial = reader.config().find_set("partial_rotary_factor");
-  if (type != "proportional" && partial && !(partial->is_number() && partial->as_float() == 1))
+  if (partial && rules.partial) {
+    if (!is_number(partial, 0, 1)) {
+      reader.problem(concat("partial_rotary_factor is ", ConfigReader::show(*partial), ", expected a number, 0 to 1"));
+      return {};
+    }
+    head_dim = static_cast<int64_t>(static_cast<double>(head_dim) * partial->as_float());
+  } else if (type != "proportional" && partial && !(partial->is_number() && partial->as_float() == 1)) {
     reader.problem(concat("partial_rotary_factor is ", ConfigReader::show(*partial),
                           ": heads that turn only in part are not supported for this model_type"));
+  }
 
-  if (head_dim % 2) {
+  if (head_dim % 2 || head_dim <= 0) {
     reader.problem(concat("head_dim is ", head_dim, ", expected an even number: rotary embeddings turn pairs"));
     return {};
   }
   RotarySpec spec{.inv_freq = at::empty({head_dim / 2}, at::kFloat), .attention_scaling = 1, .at_length = {}};
-  const Reading reading{reader, table, name, head_dim, max_positions, theta, spec.inv_freq.mutable_data_ptr<float>()};
+  const Reading reading{reader, table, name, rules, head_dim, max_positions, theta, spec.inv_freq.mutable_data_ptr<float>()};
   fill_default(reading.frequency, head_dim, theta);
 
   if (type == "default") return spec;
