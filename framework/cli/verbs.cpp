@@ -20,9 +20,13 @@ const std::vector<Verb>& table() {
        .usage = "recipe.toml",
        .summary = "the pipeline, to the end that the recipe names",
        .takes_recipe = true,
-       .declare = [](Declare& flag) { flag("resume", po::bool_switch(), "not served by this version: see below"); },
-       .more = "An interrupted training saves its adapter; [adapter] path continues from it. Resuming with optimizer and data order comes "
-               "later."},
+       .declare =
+           [](Declare& flag) {
+             flag("resume", po::bool_switch(), "go on with a training that stopped, from the newest checkpoint in output.dir");
+           },
+       .more = "An interrupted training saves its adapter and a checkpoint; train.save_steps saves one every so many steps. Resumed, it "
+               "goes on as "
+               "if it had not stopped: same data order, optimizer state and dropout."},
       {.name = "plan",
        .usage = "recipe.toml",
        .summary = "what a run would load, where and how large; reads no weights",

@@ -19,6 +19,7 @@
 #include "model/forward.h"
 #include "session/workspace.h"
 #include "train/evaluate.h"
+#include "train/resume.h"
 #include "train/trainer.h"
 
 namespace tenon {
@@ -72,8 +73,8 @@ struct Session::Impl {
   }
 
   Value export_model(LoadedModel& model, const std::filesystem::path& folder, const std::string& format, bool merge, bool verify);
-  Value run();
-  Value train(LoadedModel& model);
+  Value run(bool resume);
+  Value train(LoadedModel& model, bool resume);
   bool needs_text(bool is_eval) const { return work.recipe.data && tenon::host::needs_text(*work.recipe.data, is_eval); }
 };
 
@@ -181,14 +182,14 @@ Value Session::export_to(const std::filesystem::path& folder, const std::string&
   return impl_->export_model(impl_->work.load(false, false), folder, format, merge, verify);
 }
 
-Value Session::Impl::train(LoadedModel& model) {
+Value Session::Impl::train(LoadedModel& model, bool resume) {
   const auto& section = *work.recipe.train;
   std::unique_ptr<Objective> objective = work.registry->objective(section.objective).make(section.objective_options);
-  const TrainOutcome outcome =
-      tenon::host::train({.model = &model, .objective = objective.get(), .recipe = &work.recipe, .plugins = work.registry->loaded()});
+  const TrainOutcome outcome = tenon::host::train(
+      {.model = &model, .objective = objective.get(), .recipe = &work.recipe, .plugins = work.registry->loaded(), .resume = resume});
   if (outcome.interrupted)
     fail(ErrorCode::Interrupted, "stopped after step ", outcome.steps, " of ", outcome.total_steps, "; what was trained is saved in '",
-         work.recipe.output_dir->string(), "'");
+         work.recipe.output_dir->string(), "', --resume goes on from there");
   Value out = Value::table();
   out.set("steps", outcome.steps), out.set("first_loss", outcome.first_loss), out.set("last_loss", outcome.last_loss);
   out.set("first_eval_loss", Value(outcome.first_eval_loss)), out.set("last_eval_loss", Value(outcome.last_eval_loss)),
@@ -196,14 +197,16 @@ Value Session::Impl::train(LoadedModel& model) {
   return out;
 }
 
-Value Session::Impl::run() {
+Value Session::Impl::run(bool resume) {
   const Recipe& recipe = work.recipe;
   const bool trains = recipe.train.has_value(), shows = !recipe.generate.prompts.empty();
+  if (resume && !trains) fail(ErrorCode::Usage, "--resume goes on with a training, and the recipe has no [train]");
+  if (resume && recipe.output_dir) find_resume_point(*recipe.output_dir);  // before anything slow
   LoadedModel& model = work.load(trains, shows || (trains && (needs_text(false) || needs_text(true))));
   Value out = Value::table();
-  if (shows) out.set("before", show_prompts(model, trains ? "before training" : "generated"));
+  if (shows && !resume) out.set("before", show_prompts(model, trains ? "before training" : "generated"));
   if (trains) {
-    out.set("train", train(model));
+    out.set("train", train(model, resume));
     if (shows) out.set("after", show_prompts(model, "after training"));
   }
   if (recipe.export_) {
@@ -214,6 +217,6 @@ Value Session::Impl::run() {
   return out;
 }
 
-Value Session::run() { return impl_->run(); }
+Value Session::run(bool resume) { return impl_->run(resume); }
 
 }  // namespace tenon

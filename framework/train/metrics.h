@@ -1,7 +1,9 @@
 #pragma once
 // metrics.jsonl: one line a logged step or evaluation, on disk as soon as it is known.
+#include <cstdint>
 #include <cstdio>
 #include <filesystem>
+#include <vector>
 
 #include "tenon/value.h"
 
@@ -9,14 +11,17 @@ namespace tenon::host {
 
 class MetricsLog {
  public:
-  explicit MetricsLog(const std::filesystem::path& file);  // an earlier file is replaced
+  // An earlier file is replaced; of its lines, those up to step `keep` stay.
+  explicit MetricsLog(const std::filesystem::path& file, int64_t keep = -1);
   MetricsLog(const MetricsLog&) = delete;
   MetricsLog& operator=(const MetricsLog&) = delete;
   ~MetricsLog();
   void write(const Value& line);
+  const std::vector<Value>& kept() const { return kept_; }
 
  private:
-  std::FILE* file_;
+  std::vector<Value> kept_;
+  std::FILE* file_ = nullptr;
   std::filesystem::path path_;
 };
 

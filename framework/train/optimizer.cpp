@@ -72,6 +72,19 @@ AdamW::AdamW(std::vector<AdapterParameter> parameters, const TrainSection& train
   }
 }
 
+std::vector<NamedTensor> AdamW::tensors() const {
+  std::vector<NamedTensor> all;
+  for (size_t i = 0; i < parameters_.size(); ++i) {
+    // Two adapters may have parameters of one name.
+    const std::string name = concat(i, ".", parameters_[i].name);
+    all.push_back({name, parameters_[i].tensor.detach()});
+    all.push_back({name + ".exp_avg", state_[i].first});
+    all.push_back({name + ".exp_avg_sq", state_[i].second});
+    all.push_back({name + ".step", state_[i].step});
+  }
+  return all;
+}
+
 void AdamW::step(double learning_rate) {
   at::NoGradGuard no_grad;
   struct Lists {

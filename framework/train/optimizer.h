@@ -27,6 +27,8 @@ class AdamW {
   // Parameters without a gradient are left alone.
   void step(double learning_rate);
   const std::vector<AdapterParameter>& parameters() const { return parameters_; }
+  // The parameters themselves and their moments, under names of their own; sharing memory with what is trained.
+  std::vector<NamedTensor> tensors() const;
 
  private:
   struct Slot {

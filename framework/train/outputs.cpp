@@ -1,7 +1,6 @@
 #include "train/outputs.h"
 
 #include <algorithm>
-#include <charconv>
 #include <set>
 
 #include "base/log.h"
@@ -9,6 +8,7 @@
 #include "export/file_layout.h"
 #include "export/model_folder.h"
 #include "export/peft.h"
+#include "train/resume.h"
 
 namespace tenon::host {
 
@@ -27,16 +27,6 @@ void save_model(LoadedModel& model, const Recipe& recipe, const fs::path& folder
   write_tensors(writer, layout, rows);
   writer.commit();
   write_companions(folder, model, exported_config(model.config, dtype, /*untied=*/false, Value()), recipe.text.chat_template);
-}
-
-// The number in "checkpoint-120", or -1.
-int64_t checkpoint_step(const fs::path& folder) {
-  const std::string name = folder.filename().string(), prefix = "checkpoint-";
-  if (!name.starts_with(prefix)) return -1;
-  int64_t step = -1;
-  const char* end = name.data() + name.size();
-  const auto [rest, problem] = std::from_chars(name.data() + prefix.size(), end, step);
-  return problem == std::errc() && rest == end ? step : -1;
 }
 
 Value file_entry(const fs::path& file, bool hash) {
@@ -59,11 +49,13 @@ void save_trained(LoadedModel& model, const Recipe& recipe, const fs::path& fold
     write_adapters(folder, model.adapters, recipe.model.path.string());
 }
 
-void save_checkpoint(LoadedModel& model, const Recipe& recipe, const fs::path& folder, int64_t step, int64_t limit) {
+void save_checkpoint(LoadedModel& model, const Recipe& recipe, const fs::path& folder, int64_t step, int64_t limit,
+                     const std::function<void(const fs::path&)>& add) {
   const fs::path target = folder / concat("checkpoint-", step), temporary = folder / concat(".checkpoint-", step, ".part");
   fs::remove_all(temporary);
   fs::create_directories(temporary);
   save_trained(model, recipe, temporary);
+  add(temporary);
   fs::remove_all(target);
   fs::rename(temporary, target);
   if (limit <= 0) return;

@@ -26,6 +26,7 @@
 #include "train/optimizer.h"
 #include "train/outputs.h"
 #include "train/plot.h"
+#include "train/resume.h"
 #include "train/schedule.h"
 
 namespace tenon::host {
@@ -59,6 +60,10 @@ class Trainer {
   void evaluate_now(int64_t step);
   void finish();
   void write_plot() const;
+  Value identity() const;
+  Value counters() const;
+  void restore();
+  void checkpoint();
 
   const TrainRequest& request_;
   LoadedModel& model_;
@@ -78,6 +83,7 @@ class Trainer {
   int64_t pending_steps_ = 0;
   double start_ = 0;
   int64_t peak_after_load_ = 0;
+  fs::path resume_point_;
 };
 
 Dataset read_set(const TrainRequest& request, bool is_eval) {
@@ -130,11 +136,73 @@ Trainer::Trainer(const TrainRequest& request)
   plan_ = plan_steps(options_, static_cast<int64_t>(data_.rows.size()));
   optimizer_.emplace(leaves, options_);
 
+  inputs_ = input_hashes(model_, recipe_);
+  outcome_.total_steps = plan_.total_steps;
+  if (request.resume) {
+    restore();
+    return;
+  }
   fs::create_directories(folder_);
   if (fs::exists(folder_ / "run.json")) log_warn(concat(folder_.string(), " holds an earlier run: its files are replaced"));
   metrics_.emplace(folder_ / "metrics.jsonl");
-  inputs_ = input_hashes(model_, recipe_);
-  outcome_.total_steps = plan_.total_steps;
+}
+
+// What must be as it was for the steps to go on as they would have.
+Value Trainer::identity() const {
+  Value id = Value::table();
+  id.set("data", *inputs_.find("data"));
+  id.set("rows", data_.rows.size()), id.set("shuffle", recipe_.data->shuffle), id.set("seed", options_.seed);
+  id.set("per_device_train_batch_size", options_.per_device_train_batch_size);
+  id.set("gradient_accumulation_steps", options_.gradient_accumulation_steps);
+  id.set("objective", options_.objective);
+  return id;
+}
+
+Value Trainer::counters() const {
+  Value state = Value::table();
+  state.set("step", outcome_.steps), state.set("total_steps", plan_.total_steps), state.set("tokens", outcome_.tokens);
+  state.set("learning_rate", options_.learning_rate), state.set("lr_scheduler_type", options_.lr_scheduler_type);
+  state.set("first_loss", outcome_.first_loss), state.set("last_loss", outcome_.last_loss);
+  state.set("first_eval_loss", Value(outcome_.first_eval_loss)), state.set("last_eval_loss", Value(outcome_.last_eval_loss));
+  state.set("pending_loss", pending_loss_), state.set("pending_steps", pending_steps_);
+  state.set("run", identity());
+  return state;
+}
+
+void Trainer::restore() {
+  resume_point_ = find_resume_point(folder_);
+  const Value state = read_training_counters(resume_point_);
+  const Value now_is = identity(), was = state.find_set("run") ? state.at("run") : Value::table();
+  std::vector<std::string> differing;
+  for (const auto& [key, value] : now_is.as_table())
+    if (const Value* before = was.find(key); !before || !(*before == value))
+      differing.push_back(key == "data" ? "the data files have changed"
+                                        : concat(key, " was ", before ? to_json(*before) : "not set", ", is ", to_json(value)));
+  if (!differing.empty())
+    fail(ErrorCode::Recipe, "'", resume_point_.string(), "' belongs to another run:\n  ", join(differing, "\n  "),
+         "\nrun without --resume, or with the recipe and data that it was made with");
+  if (state.at("total_steps").as_int() != plan_.total_steps || state.at("learning_rate").as_float() != options_.learning_rate ||
+      state.at("lr_scheduler_type").as_string() != options_.lr_scheduler_type)
+    log_warn("the schedule is another one than before the stop: the learning rate will jump to where the new one stands");
+  load_training_state(resume_point_, *optimizer_);
+  outcome_.steps = outcome_.resumed_from = state.at("step").as_int();
+  outcome_.tokens = state.at("tokens").as_int();
+  outcome_.first_loss = state.at("first_loss").as_float(), outcome_.last_loss = state.at("last_loss").as_float();
+  if (const Value* loss = state.find_set("first_eval_loss")) outcome_.first_eval_loss = loss->as_float();
+  if (const Value* loss = state.find_set("last_eval_loss")) outcome_.last_eval_loss = loss->as_float();
+  pending_loss_ = state.at("pending_loss").as_float(), pending_steps_ = state.at("pending_steps").as_int();
+  metrics_.emplace(folder_ / "metrics.jsonl", outcome_.steps);
+  for (const Value& row : metrics_->kept()) {
+    const auto step = static_cast<double>(row.at("step").as_int());
+    if (const Value* loss = row.find("loss")) losses_.emplace_back(step, loss->as_float());
+    if (const Value* loss = row.find("eval_loss")) eval_losses_.emplace_back(step, loss->as_float());
+  }
+  log_info(concat("resuming after step ", outcome_.steps, " of ", plan_.total_steps, ": ", resume_point_.string()));
+}
+
+void Trainer::checkpoint() {
+  save_checkpoint(model_, recipe_, folder_, outcome_.steps, options_.save_total_limit,
+                  [&](const fs::path& folder) { save_training_state(folder, *optimizer_, counters()); });
 }
 
 TrainOutcome Trainer::run() {
@@ -144,20 +212,28 @@ TrainOutcome Trainer::run() {
                        options_.per_device_train_batch_size * options_.gradient_accumulation_steps, plan_.epochs,
                        plan_.epochs == 1 ? "" : "s"));
   write_run("running");
-  at::manual_seed(static_cast<uint64_t>(options_.seed));  // dropout
+  if (!request_.resume) at::manual_seed(static_cast<uint64_t>(options_.seed));  // dropout
   model_.set_training(true);
   start_ = now();
-  if (options_.eval_on_start && !eval_data_.rows.empty()) evaluate_now(0);
+  if (!request_.resume && options_.eval_on_start && !eval_data_.rows.empty()) evaluate_now(0);
+  // A stop may have fallen between a step and its evaluation.
+  const bool was_evaluated = !eval_losses_.empty() && eval_losses_.back().first == static_cast<double>(outcome_.steps);
+  if (request_.resume && options_.eval_steps > 0 && outcome_.steps % options_.eval_steps == 0 && !eval_data_.rows.empty() && !was_evaluated)
+    evaluate_now(outcome_.steps);
   progress_.emplace("training", plan_.total_steps, false);
+  progress_->add(outcome_.steps);
   const int64_t rows_per_step = options_.per_device_train_batch_size * options_.gradient_accumulation_steps;
   const auto rows = static_cast<int64_t>(data_.rows.size());
-  for (int64_t epoch = 0; outcome_.steps < plan_.total_steps && !outcome_.interrupted; ++epoch) {
+  const int64_t done_before = outcome_.steps % plan_.steps_per_epoch;  // of the epoch at work
+  for (int64_t epoch = outcome_.steps / plan_.steps_per_epoch; outcome_.steps < plan_.total_steps && !outcome_.interrupted; ++epoch) {
     std::vector<int64_t> order(static_cast<size_t>(rows));
     if (recipe_.data->shuffle)
       order = shuffled(rows, options_.seed, epoch);
     else
       std::iota(order.begin(), order.end(), 0);
-    for (int64_t first = 0; first < rows && outcome_.steps < plan_.total_steps; first += rows_per_step) {
+    const bool is_begun = epoch == outcome_.resumed_from / plan_.steps_per_epoch;
+    for (int64_t first = is_begun ? done_before * rows_per_step : 0; first < rows && outcome_.steps < plan_.total_steps;
+         first += rows_per_step) {
       const std::span<const int64_t> part(order.data() + first, static_cast<size_t>(std::min(rows_per_step, rows - first)));
       const int64_t step = outcome_.steps + 1;
       if (!optimizer_step(part, step)) {
@@ -167,8 +243,7 @@ TrainOutcome Trainer::run() {
       outcome_.steps = step;
       if (options_.eval_steps > 0 && step % options_.eval_steps == 0 && !eval_data_.rows.empty()) evaluate_now(step);
       if (outcome_.interrupted) break;
-      if (options_.save_steps > 0 && step % options_.save_steps == 0)
-        save_checkpoint(model_, recipe_, folder_, step, options_.save_total_limit);
+      if (options_.save_steps > 0 && step % options_.save_steps == 0) checkpoint();
     }
   }
   progress_->finish();
@@ -234,7 +309,7 @@ void Trainer::report(const StepSums& sums, int64_t step, double learning_rate, d
                   sums.tokens,
                   0,
                   {}};
-  line.seconds_left = (now() - start_) / static_cast<double>(step) * static_cast<double>(plan_.total_steps - step);
+  line.seconds_left = (now() - start_) / static_cast<double>(step - outcome_.resumed_from) * static_cast<double>(plan_.total_steps - step);
   for (const auto& [name, value] : sums.metrics) line.metrics[name] = value / sums.weight;
   if (step == 1) outcome_.first_loss = line.loss;
   outcome_.last_loss = line.loss;
@@ -306,6 +381,7 @@ void Trainer::finish() {
   const bool was_interrupted = interrupted();
   set_interrupted(false);
   save_trained(model_, recipe_, folder_);
+  if (outcome_.interrupted && outcome_.steps > 0) checkpoint();
   set_interrupted(was_interrupted);
   write_plot();
   write_run(outcome_.interrupted ? "interrupted" : "finished");
@@ -325,6 +401,7 @@ void Trainer::write_run(const char* status) const {
   Value counts = Value::table();
   counts.set("steps", outcome_.steps);
   counts.set("total_steps", plan_.total_steps);
+  if (request_.resume) counts.set("resumed_from", outcome_.resumed_from);
   counts.set("warmup_steps", plan_.warmup_steps);
   counts.set("rows", data_.rows.size());
   counts.set("samples", data_.counts.samples);

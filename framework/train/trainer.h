@@ -35,9 +35,11 @@ struct TrainRequest {
   const Recipe* recipe = nullptr;  // with [data], [train] and output.dir
   Value plugins;                   // Registry::loaded(), for run.json
   TrainHooks hooks = {};
+  bool resume = false;  // go on from the newest checkpoint-<step> in output.dir
 };
 
 struct TrainOutcome {
+  int64_t resumed_from = 0;  // step
   int64_t steps = 0, total_steps = 0, tokens = 0;
   double first_loss = 0, last_loss = 0;  // of the first and last optimizer step
   std::optional<double> first_eval_loss, last_eval_loss;
@@ -46,7 +48,7 @@ struct TrainOutcome {
 };
 
 // Reads the data, trains, and leaves in output.dir: the adapter or model, metrics.jsonl, loss.svg, run.json, checkpoint-<step>/. On an interruption the
-// state after the last whole step is saved and the outcome says so: the caller ends with ErrorCode::Interrupted. Error(Data) naming step and samples
+// state after the last whole step is saved, as checkpoint-<step>/ too, and the outcome says so: the caller ends with ErrorCode::Interrupted. Error(Data) naming step and samples
 // when the loss or the gradient is not a number.
 TrainOutcome train(const TrainRequest& request);
 

@@ -81,9 +81,10 @@ struct Fixture {
     result.plan.recompute = recompute;
     return result;
   }
-  TrainOutcome run(LoadedModel& with, std::function<bool()> cancel = nullptr) {
+  TrainOutcome run(LoadedModel& with, std::function<bool()> cancel = nullptr, bool resume = false) {
     steps.clear();
     TrainRequest request{&with, &objective, &recipe, Value::list(), {}};
+    request.resume = resume;
     request.hooks.on_step = [this](const StepReport& report) { steps.push_back(report); };
     request.hooks.cancel = std::move(cancel);
     return train(request);
@@ -251,6 +252,70 @@ TEST_CASE_FIXTURE(Fixture, "evaluation is the mean over tokens, whatever the bat
   CHECK(packed.tokens == one.tokens);
   CHECK(packed.loss == doctest::Approx(one.loss).epsilon(1e-6));
   CHECK(one.perplexity == doctest::Approx(std::exp(one.loss)));
+}
+
+TEST_CASE_FIXTURE(Fixture, "a resumed run ends as one that never stopped: weights, metrics, dropout") {
+  adapter_dropout = 0.3;
+  recipe.train->per_device_train_batch_size = 2;
+  recipe.train->gradient_accumulation_steps = 2;
+  recipe.train->max_steps = 11;  // of 3 an epoch
+  recipe.train->logging_steps = 2;
+  recipe.train->eval_steps = 4;
+  recipe.train->warmup_steps = 3;
+  recipe.train->lr_scheduler_type = "cosine";
+  const auto result = [this] {
+    std::string text = read_file(*recipe.output_dir / "adapter_model.safetensors");
+    for (const Value& line : metrics())
+      for (const char* key : {"step", "loss", "eval_loss", "learning_rate", "grad_norm", "epoch"})
+        if (const Value* value = line.find(key)) text += std::string(key) + to_json(*value) + " ";
+    return text;
+  };
+  run();
+  const std::string whole = result();
+  for (const int64_t stop : {1, 3, 4, 5, 10}) {
+    CAPTURE(stop);
+    recipe.output_dir = dir.path() / ("stopped-" + std::to_string(stop));
+    LoadedModel first = loaded();
+    CHECK(run(first, [&] { return static_cast<int64_t>(steps.size()) >= stop; }).steps == stop);
+    CHECK(result() != whole);
+    LoadedModel second = loaded();
+    at::manual_seed(77);  // whatever was drawn in between
+    const TrainOutcome outcome = run(second, nullptr, /*resume=*/true);
+    CHECK(outcome.resumed_from == stop);
+    CHECK(outcome.steps == 11);
+    CHECK(result() == whole);
+  }
+  // Killed after step 9, with what step 6 had saved.
+  recipe.output_dir = dir.path() / "killed";
+  recipe.train->save_steps = 6;
+  LoadedModel first = loaded();
+  run(first, [this] { return steps.size() >= 9; });
+  std::filesystem::remove_all(*recipe.output_dir / "checkpoint-9");
+  LoadedModel second = loaded();
+  CHECK(run(second, nullptr, true).resumed_from == 6);
+  CHECK(result() == whole);
+}
+
+TEST_CASE_FIXTURE(Fixture, "what cannot be resumed says why") {
+  recipe.train->max_steps = 4;
+  LoadedModel with = loaded();
+  const auto message = [&] {
+    try {
+      run(with, nullptr, true);
+      return std::string("resumed");
+    } catch (const Error& error) {
+      CHECK(error.code() == ErrorCode::Recipe);
+      return std::string(error.what());
+    }
+  };
+  CHECK(message().find("there is nothing to resume in") != std::string::npos);
+  recipe.train->save_steps = 2;
+  run();
+  recipe.train->per_device_train_batch_size = 3;
+  recipe.train->seed = 7;
+  const std::string text = message();
+  CHECK(text.find("per_device_train_batch_size was 4, is 3") != std::string::npos);
+  CHECK(text.find("seed was 42, is 7") != std::string::npos);
 }
 
 TEST_CASE_FIXTURE(Fixture, "what is missing for a run is said before it starts") {

@@ -57,8 +57,9 @@ class TENON_API Session {
   std::vector<Continuation> generate(const std::vector<Value>& prompts, const std::function<void(const TextPiece&)>& on_piece = nullptr);
   // {loss, perplexity, tokens} of the recipe's evaluation data.
   Value evaluate();
-  // The whole way that the recipe names: load, generate, train, export. Returns what run.json holds.
-  Value run();
+  // The whole way that the recipe names: load, generate, train, export. With `resume`, a training that stopped goes on from the newest
+  // checkpoint-<step> in output.dir as if it had not stopped. Returns what run.json holds.
+  Value run(bool resume = false);
   // Writes the model as it is now. Returns the files and what verification found.
   Value export_to(const std::filesystem::path& folder, const std::string& format = "", bool merge = false, bool verify = false);
 
