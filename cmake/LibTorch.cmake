@@ -4,6 +4,7 @@
 # Gives
 #   tenon_torch_headers  include folders (as SYSTEM) and definitions
 #   tenon_torch          the same and LibTorch's CPU libraries; CUDA's are loaded at run time, never linked
+#   tenon_stable_torch   LibTorch's headers for plugins of the stable tier, held to the surface of TENON_STABLE_TORCH ("2.11")
 #   tenon_fmt            LibTorch's own {fmt}, header-only, for code that must not see LibTorch's headers
 #   TENON_TORCH_DIR, TENON_TORCH_LIB_DIR, TENON_TORCH_VERSION ("2.11.0")
 # {fmt} comes from LibTorch everywhere: two versions of its templates in one library would break the one-definition rule.
@@ -70,6 +71,16 @@ add_library(tenon_torch_headers INTERFACE)
 target_include_directories(tenon_torch_headers SYSTEM INTERFACE
   "${TENON_TORCH_DIR}/include" "${TENON_TORCH_DIR}/include/torch/csrc/api/include")
 target_compile_definitions(tenon_torch_headers INTERFACE _GLIBCXX_USE_CXX11_ABI=1 FMT_HEADER_ONLY)
+
+set(TENON_STABLE_TORCH "2.11" CACHE STRING "The oldest LibTorch release that plugins of the stable tier are made for")
+string(REGEX MATCH "^([0-9]+)\\.([0-9]+)$" _match "${TENON_STABLE_TORCH}")
+if(NOT _match OR TENON_STABLE_TORCH VERSION_GREATER TENON_TORCH_VERSION)
+  message(FATAL_ERROR "TENON_STABLE_TORCH is '${TENON_STABLE_TORCH}', expected a release such as 2.11 that is not newer than LibTorch ${TENON_TORCH_VERSION}")
+endif()
+math(EXPR _target "(${CMAKE_MATCH_1} << 56) | (${CMAKE_MATCH_2} << 48)" OUTPUT_FORMAT HEXADECIMAL)
+add_library(tenon_stable_torch INTERFACE)
+target_include_directories(tenon_stable_torch SYSTEM INTERFACE "${TENON_TORCH_DIR}/include")
+target_compile_definitions(tenon_stable_torch INTERFACE TORCH_TARGET_VERSION=${_target}ULL)
 
 foreach(name c10 torch_cpu)
   add_library(tenon_${name} SHARED IMPORTED GLOBAL)

@@ -11,6 +11,7 @@
 
 #include "base/text.h"
 #include "plugins/breadcrumb.h"
+#include "plugins/stable_quantizer.h"
 
 namespace tenon::host {
 
@@ -75,17 +76,25 @@ std::string loader_words(const std::string& text) {
 
 }  // namespace
 
-void (*open_plugin(const PluginFile& file))(Registrar*) {
+PluginEntry open_plugin(const PluginFile& file) {
   using boost::dll::load_mode::type;
   const std::string where = "plugin " + file.id() + " (" + file.path.string() + "): ";
+  const bool is_stable = file.manifest->tier == static_cast<uint32_t>(Tier::Stable);
+  // A stable plugin names no library of LibTorch's: it finds the functions of the one that is here, once they are there for all to see.
+  if (is_stable) static_cast<void>(::dlopen("libtorch_cpu.so", RTLD_LAZY | RTLD_NOLOAD | RTLD_GLOBAL));
   try {
     // Never unmapped (RTLD_NODELETE): the handle itself may go.
     const auto mode = static_cast<type>(RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
     boost::dll::shared_library library(file.path, mode);
-    if (!library.has("tenon_plugin_register")) fail(ErrorCode::Plugin, where, "it has no TENON_REGISTER");
+    const char* entry = is_stable ? "tenon_plugin_entry_v1" : "tenon_plugin_register";
+    if (!library.has(entry)) fail(ErrorCode::Plugin, where, "it has no ", is_stable ? "TENON_STABLE_REGISTER" : "TENON_REGISTER");
     if (std::memcmp(&library.get<const Manifest>("tenon_plugin_manifest"), &*file.manifest, sizeof(Manifest)) != 0)
       fail(ErrorCode::Plugin, where, "its manifest in memory is not the one in the file: was it replaced just now?");
-    return &library.get<void(Registrar*)>("tenon_plugin_register");
+    if (is_stable) {
+      tenon_plugin_entry_v1_function stable = &library.get<std::remove_pointer_t<tenon_plugin_entry_v1_function>>(entry);
+      return [stable, id = file.id()](Registrar* registrar) { register_stable_plugin(id, stable, *registrar); };
+    }
+    return &library.get<void(Registrar*)>(entry);
   } catch (const Error&) {
     throw;
   } catch (const std::exception& error) {
@@ -93,7 +102,7 @@ void (*open_plugin(const PluginFile& file))(Registrar*) {
   }
 }
 
-std::unique_ptr<Registrar> register_plugin(const PluginFile& file, void (*entry)(Registrar*)) {
+std::unique_ptr<Registrar> register_plugin(const PluginFile& file, const PluginEntry& entry) {
   auto staging = std::make_unique<Registrar>();
   call_plugin(file.id(), "register", file.path.string(), [&] {
     try {

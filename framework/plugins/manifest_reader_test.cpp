@@ -82,7 +82,6 @@ TEST_CASE("a manifest of a wrong form says what is wrong with it") {
 }
 
 TEST_CASE("each field that would break has a message of its own, with a remedy") {
-  check_single([](Manifest& m) { m.tier = 2; }, "built for the stable tier, which this host does not load");
   check_single([](Manifest& m) { m.tier = 9; }, "its tier 9 is unknown to this host");
   check_single([](Manifest& m) { m.torch_abi -= uint64_t{1} << 48; },
                concat("built for LibTorch ", TORCH_VERSION_MAJOR, ".", TORCH_VERSION_MINOR - 1, "."));
@@ -95,6 +94,29 @@ TEST_CASE("each field that would break has a message of its own, with a remedy")
   check_single([](Manifest& m) { m.cxx.cxx11_strings ^= 1; }, "rebuild it with -D_GLIBCXX_USE_CXX11_ABI=1");
   check_single([](Manifest& m) { m.cxx.language = 201703; }, "compiled as C++17, this host as C++20: rebuild it with -std=c++20");
   check_single([](Manifest& m) { m.cxx.sanitizers ^= 2; }, "ThreadSanitizer");
+}
+
+TEST_CASE("the stable tier asks for LibTorch's stable ABI alone") {
+  auto stable = [](auto&& change) {
+    return mismatches_after([&](Manifest& m) {
+      m.tier = static_cast<uint32_t>(Tier::Stable);
+      m.torch_abi = uint64_t{2} << 56 | uint64_t{11} << 48;
+      m.sdk_hash = 0, m.sdk_minor += 1, m.cxx.compiler = 2, m.cxx.gxx_abi = 1, m.cxx.cxx11_strings ^= 1, m.cxx.language = 201703;
+      change(m);
+    });
+  };
+  CHECK(stable([](Manifest&) {}).empty());
+  CHECK(stable([](Manifest& m) { m.torch_abi = TORCH_ABI_VERSION; }).empty());
+  auto only = [&](auto&& change) {
+    const auto reasons = stable(change);
+    CHECK(reasons.size() == 1);
+    return reasons.empty() ? std::string() : reasons.front();
+  };
+  CHECK(only([](Manifest& m) {
+          m.torch_abi = TORCH_ABI_VERSION + (uint64_t{1} << 48);
+        }).find(concat("made for LibTorch ", TORCH_VERSION_MAJOR, ".", TORCH_VERSION_MINOR + 1, " and newer, this host runs")) == 0);
+  CHECK(only([](Manifest& m) { m.torch_abi = uint64_t{2} << 56 | uint64_t{9} << 48; }).find("TENON_STABLE_TORCH=") != std::string::npos);
+  CHECK(only([](Manifest& m) { m.cxx.sanitizers |= 2; }).find("ThreadSanitizer") != std::string::npos);
 }
 
 TEST_CASE("all mismatches come together") {

@@ -25,6 +25,25 @@ std::string language_name(int64_t language) {
   return language / 10000 == 20 ? concat("C++", year < 10 ? "0" : "", year) : concat("a language level of ", language);
 }
 
+// Whatever the compiler and the SDK's headers were: the release of LibTorch's stable ABI decides, and what cannot be loaded at all.
+std::vector<std::string> stable_mismatches(const Manifest& manifest) {
+  constexpr CxxAbi host = this_cxx_abi();
+  constexpr uint64_t kOldest = uint64_t{2} << 56 | uint64_t{10} << 48;  // lists, strings and devices came with it
+  auto surface = [](uint64_t torch_abi) { return torch_abi >> 48; };
+  auto name = [](uint64_t torch_abi) { return concat(torch_abi >> 56, ".", torch_abi >> 48 & 0xff); };
+  std::vector<std::string> reasons;
+  if (surface(manifest.torch_abi) > surface(TORCH_ABI_VERSION))
+    reasons.push_back(concat("made for LibTorch ", name(manifest.torch_abi), " and newer, this host runs ", release(TORCH_ABI_VERSION),
+                             ": use a host with a newer LibTorch, or rebuild it with TENON_STABLE_TORCH=", name(TORCH_ABI_VERSION)));
+  if (surface(manifest.torch_abi) < surface(kOldest))
+    reasons.push_back(concat("made for the stable ABI of LibTorch ", name(manifest.torch_abi), ", this host needs that of ", name(kOldest),
+                             " or newer: rebuild it with TENON_STABLE_TORCH=", name(TORCH_ABI_VERSION)));
+  if (manifest.cxx.sanitizers & ~host.sanitizers)
+    reasons.push_back(concat("built ", sanitizer_names(manifest.cxx.sanitizers), ", this host ", sanitizer_names(host.sanitizers),
+                             ": rebuild it without them"));
+  return reasons;
+}
+
 }  // namespace
 
 std::vector<std::string> manifest_mismatches(const Manifest& manifest) {
@@ -32,10 +51,7 @@ std::vector<std::string> manifest_mismatches(const Manifest& manifest) {
   std::vector<std::string> reasons;
   auto refuse = [&](const auto&... parts) { reasons.push_back(concat(parts...)); };
 
-  if (manifest.tier == static_cast<uint32_t>(Tier::Stable)) {
-    refuse("built for the stable tier, which this host does not load: rebuild it for the native tier");
-    return reasons;
-  }
+  if (manifest.tier == static_cast<uint32_t>(Tier::Stable)) return stable_mismatches(manifest);
   if (manifest.tier != static_cast<uint32_t>(Tier::Native)) {
     refuse("its tier ", manifest.tier, " is unknown to this host: rebuild it against this host's SDK");
     return reasons;

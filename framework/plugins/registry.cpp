@@ -114,7 +114,7 @@ struct Registry::Impl {
     auto& slot = loaded[id];
     if (!slot) {
       const auto entry = builtin_entries.find(id);
-      slot = register_plugin(file, entry != builtin_entries.end() ? entry->second : open_plugin(file));
+      slot = register_plugin(file, entry != builtin_entries.end() ? PluginEntry(entry->second) : open_plugin(file));
       log_debug(concat("plugin ", id, " loaded from ", file.path.empty() ? "this program" : file.path.string()));
     }
     return *slot;

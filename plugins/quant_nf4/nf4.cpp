@@ -1,15 +1,10 @@
 #include "nf4.h"
 
-#include <ATen/ops/cat.h>
-#include <ATen/ops/empty.h>
-#include <ATen/ops/linear.h>
-#include <ATen/ops/matmul.h>
-
 #include <algorithm>
 #include <numeric>
 
 #include "nf4_cuda.h"
-#include "tenon/device.h"
+#include "tenon/stable/ops.h"
 
 namespace tenon::nf4 {
 
@@ -17,20 +12,20 @@ namespace {
 
 constexpr int64_t kFusedRows = 16;  // batches up to this size multiply straight from the codes
 constexpr int64_t kDequantizeGrain = 1 << 14;
+constexpr int64_t kPanelBytes = int64_t{64} << 20;
 constexpr int64_t kMultiplyGrain = 32;  // weight rows; a thread's least share
 
-Dtype kernel_dtype(at::ScalarType dtype) {
+Dtype kernel_dtype(ScalarType dtype) {
   switch (dtype) {
-    case at::kFloat: return Dtype::F32;
-    case at::kBFloat16: return Dtype::Bf16;
-    case at::kHalf: return Dtype::F16;
-    default: fail(ErrorCode::Plugin, "4-bit weights are made from float32, bfloat16 or float16, found ", c10::toString(dtype));
+    case kFloat: return Dtype::F32;
+    case kBFloat16: return Dtype::Bf16;
+    case kHalf: return Dtype::F16;
+    default:
+      fail(ErrorCode::Plugin, "4-bit weights are made from float32, bfloat16 or float16, found ", torch::headeronly::toString(dtype));
   }
 }
 
-at::ScalarType named_dtype(const std::string& name) {
-  return name == "float32" ? at::kFloat : name == "float16" ? at::kHalf : at::kBFloat16;
-}
+ScalarType named_dtype(const std::string& name) { return name == "float32" ? kFloat : name == "float16" ? kHalf : kBFloat16; }
 
 int64_t blocks_of(const SlotSpec& slot, int64_t block) { return block_count(slot.numel(), block); }
 
@@ -59,7 +54,7 @@ QuantizerFacts Quantizer4Bit::facts() const {
   const double absmax_bits = options_.double_quant ? 8 + 32.0 / kNestedBlock : 32;
   // Measured on normal weights of block 4096, the worst allowed: 0.125 for NF4, 0.19 for FP4.
   return {.bits_per_weight = 4 + absmax_bits / block,
-          .devices = cuda::is_built() ? std::vector<std::string>{"cpu", "cuda"} : std::vector<std::string>{"cpu"},
+          .devices = cuda::is_built() ? std::vector<DeviceType>{kCPU, kCUDA} : std::vector<DeviceType>{kCPU},
           .max_relative_error = codebook_ == Codebook::Nf4 ? 0.15 : 0.25};
 }
 
@@ -70,33 +65,31 @@ Support Quantizer4Bit::supports(const SlotSpec& slot) const {
 
 std::vector<TensorSpec> Quantizer4Bit::resident(const SlotSpec& slot) const {
   const int64_t blocks = blocks_of(slot, options_.block_size);
-  std::vector<TensorSpec> specs{{"codes", {code_bytes(slot.numel()), 1}, at::kByte}};
+  std::vector<TensorSpec> specs{{"codes", {code_bytes(slot.numel()), 1}, kByte}};
   if (!options_.double_quant) {
-    specs.push_back({"absmax", {blocks}, at::kFloat});
+    specs.push_back({"absmax", {blocks}, kFloat});
   } else {
-    specs.push_back({"absmax", {blocks}, at::kByte});
-    specs.push_back({"nested_absmax", {block_count(blocks, kNestedBlock)}, at::kFloat});
-    specs.push_back({"nested_offset", {}, at::kFloat});
+    specs.push_back({"absmax", {blocks}, kByte});
+    specs.push_back({"nested_absmax", {block_count(blocks, kNestedBlock)}, kFloat});
+    specs.push_back({"nested_offset", {}, kFloat});
   }
   return specs;
 }
 
 int64_t Quantizer4Bit::row_granule(const SlotSpec& slot) const { return options_.block_size / std::gcd(slot.in, options_.block_size); }
 
-Tensors Quantizer4Bit::begin(const SlotSpec& slot, at::Device device) const {
-  const auto options = at::TensorOptions().device(device);
-  return {at::empty({code_bytes(slot.numel()), 1}, options.dtype(at::kByte)),
-          at::empty({blocks_of(slot, options_.block_size)}, options.dtype(at::kFloat))};
+Tensors Quantizer4Bit::begin(const SlotSpec& slot, Device device) const {
+  return {ops::empty({code_bytes(slot.numel()), 1}, kByte, device), ops::empty({blocks_of(slot, options_.block_size)}, kFloat, device)};
 }
 
-void Quantizer4Bit::quantize_rows(const SlotSpec& slot, const at::Tensor& rows, int64_t first_row, Tensors& work) const {
-  const at::Tensor source = rows.contiguous();
+void Quantizer4Bit::quantize_rows(const SlotSpec& slot, const Tensor& rows, int64_t first_row, Tensors& work) const {
+  const Tensor source = ops::contiguous(rows);
   const int64_t begin = first_row * slot.in;
   uint8_t* codes = work[kCodesTensor].mutable_data_ptr<uint8_t>() + begin / 2;
   float* absmax = work[kAbsmax].mutable_data_ptr<float>() + begin / options_.block_size;
   if (source.is_cuda()) {
     cuda::quantize(source.const_data_ptr(), kernel_dtype(source.scalar_type()), source.numel(), codebook_,
-                   static_cast<int32_t>(options_.block_size), codes, absmax, current_cuda_stream(source.device()));
+                   static_cast<int32_t>(options_.block_size), codes, absmax, current_cuda_stream(source.get_device_index()));
     return;
   }
   const char* data = static_cast<const char*>(source.const_data_ptr());
@@ -111,20 +104,20 @@ void Quantizer4Bit::quantize_rows(const SlotSpec& slot, const at::Tensor& rows, 
 Tensors Quantizer4Bit::finish(const SlotSpec& slot, Tensors work) const {
   if (!options_.double_quant) return work;
   const int64_t blocks = blocks_of(slot, options_.block_size);
-  const at::Device device = work[kAbsmax].device();
+  const Device device = work[kAbsmax].device();
   // The absmax values are few: their second quantization runs on the host, in the one order that the stored offset depends on.
-  const at::Tensor absmax = work[kAbsmax].cpu();
-  at::Tensor codes = at::empty({blocks}, at::kByte), nested = at::empty({block_count(blocks, kNestedBlock)}, at::kFloat),
-             offset = at::empty({}, at::kFloat);
+  const Tensor absmax = ops::cpu(work[kAbsmax]);
+  const Tensor codes = ops::empty({blocks}, kByte), nested = ops::empty({block_count(blocks, kNestedBlock)}, kFloat),
+               offset = ops::empty({}, kFloat);
   *offset.mutable_data_ptr<float>() = mean_absmax(absmax.const_data_ptr<float>(), blocks);
   quantize_absmax(absmax.const_data_ptr<float>(), blocks, *offset.const_data_ptr<float>(), codes.mutable_data_ptr<uint8_t>(),
                   nested.mutable_data_ptr<float>());
-  return {work[kCodesTensor], codes.to(device), nested.to(device), offset};
+  return {work[kCodesTensor], ops::to(codes, device), ops::to(nested, device), offset};
 }
 
-Tensors Quantizer4Bit::quantize(const SlotSpec& slot, const at::Tensor& weight, const Observer*) const {
+Tensors Quantizer4Bit::quantize(const SlotSpec& slot, const Tensor& weight, const Observer*) const {
   Tensors work = begin(slot, weight.device());
-  quantize_rows(slot, weight.reshape({slot.out, slot.in}), 0, work);
+  quantize_rows(slot, ops::reshape(weight, {slot.out, slot.in}), 0, work);
   return finish(slot, std::move(work));
 }
 
@@ -148,17 +141,17 @@ Weight Quantizer4Bit::view(const SlotSpec& slot, const Tensors& tensors) const {
   return w;
 }
 
-at::ScalarType Quantizer4Bit::compute_dtype(at::ScalarType x) const {
+ScalarType Quantizer4Bit::compute_dtype(ScalarType x) const {
   return options_.compute_dtype == "auto" ? x : named_dtype(options_.compute_dtype);
 }
 
-at::Tensor Quantizer4Bit::dequantize(const SlotSpec& slot, const Tensors& tensors, at::ScalarType dtype, int64_t first_row,
-                                     int64_t last_row) const {
+Tensor Quantizer4Bit::dequantize(const SlotSpec& slot, const Tensors& tensors, ScalarType dtype, int64_t first_row,
+                                 int64_t last_row) const {
   const Weight weight = view(slot, tensors);
-  at::Tensor out = at::empty({last_row - first_row, slot.in}, tensors[kCodesTensor].options().dtype(dtype));
+  const Tensor out = ops::empty({last_row - first_row, slot.in}, dtype, tensors[kCodesTensor].device());
   const int64_t begin = first_row * slot.in;
   if (out.is_cuda()) {
-    cuda::dequantize(weight, begin, out.numel(), kernel_dtype(dtype), out.mutable_data_ptr(), current_cuda_stream(out.device()));
+    cuda::dequantize(weight, begin, out.numel(), kernel_dtype(dtype), out.mutable_data_ptr(), current_cuda_stream(out.get_device_index()));
     return out;
   }
   char* data = static_cast<char*>(out.mutable_data_ptr());
@@ -169,34 +162,34 @@ at::Tensor Quantizer4Bit::dequantize(const SlotSpec& slot, const Tensors& tensor
   return out;
 }
 
-std::vector<at::Tensor> Quantizer4Bit::linear_many(std::span<const Operand> weights, const at::Tensor& x) const {
-  const at::ScalarType dtype = compute_dtype(x.scalar_type());
+Tensors Quantizer4Bit::linear_many(const std::vector<Operand>& weights, const Tensor& x) const {
+  const ScalarType given = x.scalar_type(), dtype = compute_dtype(given);
   const int64_t in = weights.front().slot->in, m = in > 0 ? x.numel() / in : 0;
-  const at::Tensor flat = x.reshape({m, in}).to(dtype).contiguous();
-  std::vector<at::Tensor> outputs;
-  std::vector<int64_t> shape = x.sizes().vec();
-  auto shaped = [&](const at::Tensor& y) {
+  const Tensor flat = ops::contiguous(ops::to(ops::reshape(x, {m, in}), dtype));
+  Tensors outputs;
+  std::vector<int64_t> shape = ops::shape_of(x);
+  auto shaped = [&](const Tensor& y) {
     shape.back() = y.size(-1);
-    return y.view(shape).to(x.scalar_type());
+    return ops::to(ops::reshape(y, shape), given);
   };
   if (m > kFusedRows || m == 0) {
-    for (const Operand& w : weights) outputs.push_back(shaped(at::linear(flat, dequantize(*w.slot, *w.tensors, dtype, 0, w.slot->out))));
+    for (const Operand& w : weights) outputs.push_back(shaped(ops::linear(flat, dequantize(*w.slot, *w.tensors, dtype, 0, w.slot->out))));
     return outputs;
   }
   std::vector<Weight> views;
   std::vector<int64_t> starts{0};
   for (const Operand& w : weights) {
     views.push_back(view(*w.slot, *w.tensors));
-    outputs.push_back(at::empty({m, w.slot->out}, flat.options()));
+    outputs.push_back(ops::empty({m, w.slot->out}, dtype, flat.device()));
     starts.push_back(starts.back() + w.slot->out);
   }
   if (flat.is_cuda()) {
     for (size_t i = 0; i < views.size(); ++i)
       cuda::multiply(views[i], flat.const_data_ptr(), kernel_dtype(dtype), m, outputs[i].mutable_data_ptr(),
-                     current_cuda_stream(flat.device()));
+                     current_cuda_stream(flat.get_device_index()));
   } else {
     const Kernels& k = kernels();
-    const at::Tensor packed = at::empty({static_cast<int64_t>(k.activation_bytes(views[0], kernel_dtype(dtype), m))}, at::kByte);
+    const Tensor packed = ops::empty({static_cast<int64_t>(k.activation_bytes(views[0], kernel_dtype(dtype), m))}, kByte);
     k.pack_activation(views[0], flat.const_data_ptr(), kernel_dtype(dtype), m, in, packed.mutable_data_ptr());
     // The rows of all weights in one row: a thread's share may cross from one weight into the next.
     parallel_for(starts.back(), kMultiplyGrain, [&](int64_t from, int64_t to) {
@@ -212,25 +205,34 @@ std::vector<at::Tensor> Quantizer4Bit::linear_many(std::span<const Operand> weig
   return outputs;
 }
 
-at::Tensor Quantizer4Bit::linear(const SlotSpec& slot, const at::Tensor& x, const Tensors& tensors) const {
-  const Operand one{&slot, &tensors};
-  return linear_many({&one, 1}, x)[0];
+Tensor Quantizer4Bit::linear(const SlotSpec& slot, const Tensor& x, const Tensors& tensors) const {
+  return linear_many({Operand{&slot, &tensors}}, x)[0];
 }
 
-at::Tensor Quantizer4Bit::grad_input(const SlotSpec& slot, const at::Tensor& dy, const Tensors& tensors) const {
-  const at::ScalarType dtype = compute_dtype(dy.scalar_type());
-  return dtype == dy.scalar_type() ? Quantizer::grad_input(slot, dy, tensors)
-                                   : Quantizer::grad_input(slot, dy.to(dtype), tensors).to(dy.scalar_type());
+// In compute_dtype where that is another than dy's; the dense weight in panels of rows, as the host's default has it.
+Tensor Quantizer4Bit::grad_input(const SlotSpec& slot, const Tensor& dy, const Tensors& tensors) const {
+  const ScalarType given = dy.scalar_type(), dtype = compute_dtype(given);
+  if (dtype == given) return Quantizer::grad_input(slot, dy, tensors);
+  const Tensor from = ops::to(dy, dtype);
+  const int64_t row_bytes = slot.in * static_cast<int64_t>(from.element_size());
+  const int64_t panel = std::clamp<int64_t>(kPanelBytes / std::max<int64_t>(1, row_bytes), 1, std::max<int64_t>(1, slot.out));
+  std::optional<Tensor> dx;
+  for (int64_t first = 0; first < slot.out; first += panel) {
+    const int64_t last = std::min(slot.out, first + panel);
+    const Tensor part = ops::matmul(ops::narrow(from, -1, first, last - first), dequantize(slot, tensors, dtype, first, last));
+    dx = dx ? ops::add(*dx, part) : part;
+  }
+  return ops::to(*dx, given);
 }
 
 // A row of the table at a time, straight into its place.
-at::Tensor Quantizer4Bit::rows(const SlotSpec& slot, const at::Tensor& ids, const Tensors& tensors, at::ScalarType dtype) const {
+Tensor Quantizer4Bit::rows(const SlotSpec& slot, const Tensor& ids, const Tensors& tensors, ScalarType dtype) const {
   if (ids.is_cuda()) return Quantizer::rows(slot, ids, tensors, dtype);
   const Weight weight = view(slot, tensors);
-  std::vector<int64_t> shape = ids.sizes().vec();
+  std::vector<int64_t> shape = ops::shape_of(ids);
   shape.push_back(slot.in);
-  at::Tensor out = at::empty(shape, at::TensorOptions().dtype(dtype));
-  const at::Tensor flat = ids.contiguous();
+  const Tensor out = ops::empty(shape, dtype);
+  const Tensor flat = ops::contiguous(ids);
   const int64_t* id = flat.const_data_ptr<int64_t>();
   char* data = static_cast<char*>(out.mutable_data_ptr());
   const int64_t row_bytes = slot.in * static_cast<int64_t>(out.element_size());

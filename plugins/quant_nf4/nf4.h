@@ -8,9 +8,11 @@
 //   offset    float32 []
 #include "kernels.h"
 #include "tenon/options.h"
-#include "tenon/quantizer.h"
+#include "tenon/stable/quantizer.h"
 
 namespace tenon::nf4 {
+
+using namespace tenon::stable;
 
 struct Options {
   int64_t block_size = 64;
@@ -29,28 +31,27 @@ class Quantizer4Bit : public Quantizer {
   Support supports(const SlotSpec& slot) const override;
   std::vector<TensorSpec> resident(const SlotSpec& slot) const override;
 
-  Tensors quantize(const SlotSpec& slot, const at::Tensor& weight, const Observer*) const override;
+  Tensors quantize(const SlotSpec& slot, const Tensor& weight, const Observer*) const override;
   int64_t row_granule(const SlotSpec& slot) const override;
-  Tensors begin(const SlotSpec& slot, at::Device device) const override;
-  void quantize_rows(const SlotSpec& slot, const at::Tensor& rows, int64_t first_row, Tensors& work) const override;
+  Tensors begin(const SlotSpec& slot, Device device) const override;
+  void quantize_rows(const SlotSpec& slot, const Tensor& rows, int64_t first_row, Tensors& work) const override;
   Tensors finish(const SlotSpec& slot, Tensors work) const override;
 
-  at::Tensor dequantize(const SlotSpec& slot, const Tensors& tensors, at::ScalarType dtype, int64_t first_row,
-                        int64_t last_row) const override;
-  at::Tensor linear(const SlotSpec& slot, const at::Tensor& x, const Tensors& tensors) const override;
-  std::vector<at::Tensor> linear_many(std::span<const Operand> weights, const at::Tensor& x) const override;
-  at::Tensor grad_input(const SlotSpec& slot, const at::Tensor& dy, const Tensors& tensors) const override;
-  at::Tensor rows(const SlotSpec& slot, const at::Tensor& ids, const Tensors& tensors, at::ScalarType dtype) const override;
+  Tensor dequantize(const SlotSpec& slot, const Tensors& tensors, ScalarType dtype, int64_t first_row, int64_t last_row) const override;
+  Tensor linear(const SlotSpec& slot, const Tensor& x, const Tensors& tensors) const override;
+  Tensors linear_many(const std::vector<Operand>& weights, const Tensor& x) const override;
+  Tensor grad_input(const SlotSpec& slot, const Tensor& dy, const Tensors& tensors) const override;
+  Tensor rows(const SlotSpec& slot, const Tensor& ids, const Tensors& tensors, ScalarType dtype) const override;
 
   std::optional<Value> recognise(const Value& quantization_config, const TensorSource& file) const override;
   std::vector<std::string> locate(const SlotSpec& slot, const TensorSource& file) const override;
   Tensors unpack(const SlotSpec& slot, const TensorSource& file) const override;
   std::vector<NamedTensor> pack(const SlotSpec& slot, const Tensors& tensors) const override;
-  Value quantization_config(const std::vector<std::string>& skipped_modules, at::ScalarType model_dtype) const override;
+  Value quantization_config(const std::vector<std::string>& skipped_modules, ScalarType model_dtype) const override;
 
  private:
   const char* type_name() const { return codebook_ == Codebook::Nf4 ? "nf4" : "fp4"; }
-  at::ScalarType compute_dtype(at::ScalarType x) const;
+  ScalarType compute_dtype(ScalarType x) const;
   Weight view(const SlotSpec& slot, const Tensors& tensors) const;
   Codebook codebook_;
   Options options_;

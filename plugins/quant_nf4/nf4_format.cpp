@@ -1,60 +1,60 @@
 // Files: bitsandbytes' layout of 4-bit weights inside safetensors, and its part of config.json.
-#include <ATen/ops/empty.h>
-#include <ATen/ops/from_blob.h>
-#include <ATen/ops/zeros.h>
-
 #include <cmath>
 #include <cstring>
 
 #include "nf4.h"
-#include "tenon/json.h"
+#include "tenon/stable/ops.h"
 
 namespace tenon::nf4 {
 
 namespace {
 
-const char* python_name(at::ScalarType dtype) { return dtype == at::kFloat ? "float32" : dtype == at::kHalf ? "float16" : "bfloat16"; }
+const char* python_name(ScalarType dtype) { return dtype == kFloat ? "float32" : dtype == kHalf ? "float16" : "bfloat16"; }
 
-at::ScalarType storage_dtype(const std::string& name) {
-  return name == "uint8" ? at::kByte : name == "float32" ? at::kFloat : name == "float16" ? at::kHalf : at::kBFloat16;
+ScalarType storage_dtype(const std::string& name) {
+  return name == "uint8" ? kByte : name == "float32" ? kFloat : name == "float16" ? kHalf : kBFloat16;
 }
 
 // Packed weights have one name in the file; fused or split layouts are not packed by bitsandbytes.
 std::string file_name(const SlotSpec& slot, const TensorSource* file) {
-  for (const Source& source : slot.sources)
+  for (const Source& source : slot.sources())
     if (source.pieces.size() == 1 && source.pieces[0].length < 0 && (!file || file->has(source.pieces[0].tensor)))
       return source.pieces[0].tensor;
   return "";
 }
 
-at::Tensor floats(std::span<const float> values) {
-  return at::from_blob(const_cast<float*>(values.data()), {static_cast<int64_t>(values.size())}, at::kFloat).clone();
+Tensor floats(std::span<const float> values) {
+  const Tensor t = ops::empty({static_cast<int64_t>(values.size())}, kFloat);
+  std::memcpy(t.mutable_data_ptr(), values.data(), values.size_bytes());
+  return t;
 }
 
-at::Tensor checked(const TensorSource& file, const std::string& name, at::ScalarType dtype, int64_t numel) {
+size_t bytes_of(const Tensor& t) { return static_cast<size_t>(t.numel()) * t.element_size(); }
+
+Tensor checked(const TensorSource& file, const std::string& name, ScalarType dtype, int64_t numel) {
   if (!file.has(name)) fail(ErrorCode::Data, "tensor '", name, "' is missing: the packed weight cannot be read without it");
-  const at::Tensor t = file.read(name);
+  const Tensor t = file.read(name);
   if (t.scalar_type() != dtype || t.numel() != numel)
-    fail(ErrorCode::Data, "tensor '", name, "' is ", c10::toString(t.scalar_type()), " with ", t.numel(), " elements, expected ",
-         c10::toString(dtype), " with ", numel);
-  return t.contiguous();
+    fail(ErrorCode::Data, "tensor '", name, "' is ", torch::headeronly::toString(t.scalar_type()), " with ", t.numel(),
+         " elements, expected ", torch::headeronly::toString(dtype), " with ", numel);
+  return ops::contiguous(t);
 }
 
-void require_finite(const at::Tensor& t, const std::string& name) {
+void require_finite(const Tensor& t, const std::string& name) {
   const float* v = t.const_data_ptr<float>();
   for (int64_t i = 0; i < t.numel(); ++i)
     if (!std::isfinite(v[i])) fail(ErrorCode::Data, "tensor '", name, "' holds ", v[i], " at ", i, ": the file is damaged");
 }
 
-void require_values(const at::Tensor& t, std::span<const float> expected, const std::string& name) {
+void require_values(const Tensor& t, std::span<const float> expected, const std::string& name) {
   if (std::memcmp(t.const_data_ptr(), expected.data(), expected.size_bytes()) != 0)
     fail(ErrorCode::Data, "tensor '", name, "' is not the code table of this format");
 }
 
 // The JSON text that a packed weight carries as bytes.
 Value read_state(const TensorSource& file, const std::string& name) {
-  const at::Tensor bytes = file.read(name);
-  if (bytes.scalar_type() != at::kByte) fail(ErrorCode::Data, "tensor '", name, "' is not the bytes of a JSON text");
+  const Tensor bytes = file.read(name);
+  if (bytes.scalar_type() != kByte) fail(ErrorCode::Data, "tensor '", name, "' is not the bytes of a JSON text");
   return parse_json({static_cast<const char*>(bytes.const_data_ptr()), static_cast<size_t>(bytes.numel())}, name);
 }
 
@@ -106,30 +106,30 @@ Tensors Quantizer4Bit::unpack(const SlotSpec& slot, const TensorSource& file) co
   if (!(state.at("shape") == expected_shape))
     fail(ErrorCode::Data, "'", weight, "' is packed from shape ", to_json(state.at("shape")), ", expected ", to_json(expected_shape));
 
-  const at::Tensor stored = file.read(weight).contiguous();
+  const Tensor stored = ops::contiguous(file.read(weight));
   const int64_t codes_bytes = code_bytes(slot.numel());
-  if (static_cast<int64_t>(stored.nbytes()) != codes_bytes)
-    fail(ErrorCode::Data, "tensor '", weight, "' has ", stored.nbytes(), " bytes, expected ", codes_bytes);
-  at::Tensor codes = at::empty({codes_bytes, 1}, at::kByte);
+  if (static_cast<int64_t>(bytes_of(stored)) != codes_bytes)
+    fail(ErrorCode::Data, "tensor '", weight, "' has ", bytes_of(stored), " bytes, expected ", codes_bytes);
+  const Tensor codes = ops::empty({codes_bytes, 1}, kByte);
   std::memcpy(codes.mutable_data_ptr(), stored.const_data_ptr(), static_cast<size_t>(codes_bytes));
-  require_values(checked(file, weight + ".quant_map", at::kFloat, kCodes), code_values(codebook_), weight + ".quant_map");
+  require_values(checked(file, weight + ".quant_map", kFloat, kCodes), code_values(codebook_), weight + ".quant_map");
 
   const int64_t blocks = block_count(slot.numel(), block);
   if (!nested) {
-    at::Tensor absmax = checked(file, weight + ".absmax", at::kFloat, blocks);
+    Tensor absmax = checked(file, weight + ".absmax", kFloat, blocks);
     require_finite(absmax, weight + ".absmax");
-    return {codes, absmax.view({blocks})};
+    return {codes, ops::reshape(absmax, {blocks})};
   }
   if (state.int_or("nested_blocksize", 0) != kNestedBlock)
     fail(ErrorCode::Data, "'", weight, "': nested blocks of ", state.int_or("nested_blocksize", 0), ", expected ", kNestedBlock);
-  require_values(checked(file, weight + ".nested_quant_map", at::kFloat, kNestedCodes), nested_code_values(), weight + ".nested_quant_map");
-  const at::Tensor absmax = checked(file, weight + ".absmax", at::kByte, blocks);
-  const at::Tensor nested_absmax = checked(file, weight + ".nested_absmax", at::kFloat, block_count(blocks, kNestedBlock));
+  require_values(checked(file, weight + ".nested_quant_map", kFloat, kNestedCodes), nested_code_values(), weight + ".nested_quant_map");
+  const Tensor absmax = checked(file, weight + ".absmax", kByte, blocks);
+  const Tensor nested_absmax = checked(file, weight + ".nested_absmax", kFloat, block_count(blocks, kNestedBlock));
   require_finite(nested_absmax, weight + ".nested_absmax");
-  at::Tensor offset = at::empty({}, at::kFloat);
+  const Tensor offset = ops::empty({}, kFloat);
   *offset.mutable_data_ptr<float>() = static_cast<float>(state.at("nested_offset").as_float());
   require_finite(offset, state_name + " nested_offset");
-  return {codes, absmax.view({blocks}), nested_absmax.view({-1}), offset};
+  return {codes, ops::reshape(absmax, {blocks}), ops::reshape(nested_absmax, {-1}), offset};
 }
 
 std::vector<NamedTensor> Quantizer4Bit::pack(const SlotSpec& slot, const Tensors& tensors) const {
@@ -141,32 +141,33 @@ std::vector<NamedTensor> Quantizer4Bit::pack(const SlotSpec& slot, const Tensors
   state.set("dtype", python_name(slot.dtype));
   state.set("shape", Value(std::vector<int64_t>{slot.out, slot.in}));
   std::vector<NamedTensor> out;
-  at::Tensor codes = tensors[0].cpu();
+  Tensor codes = ops::cpu(tensors[0]);
   // Other storage dtypes show the same bytes under another name; a tail that does not fill an element is padded with zeros.
-  const at::ScalarType storage = storage_dtype(options_.quant_storage);
-  if (const int64_t element = static_cast<int64_t>(c10::elementSize(storage)); element > 1) {
-    at::Tensor padded = at::zeros({(codes.numel() + element - 1) / element, 1}, at::TensorOptions().dtype(storage));
-    std::memcpy(padded.mutable_data_ptr(), codes.const_data_ptr(), codes.nbytes());
+  const ScalarType storage = storage_dtype(options_.quant_storage);
+  if (storage != kByte) {
+    const int64_t element = storage == kFloat ? 4 : 2;
+    const Tensor padded = ops::full({(codes.numel() + element - 1) / element, 1}, 0, storage);
+    std::memcpy(padded.mutable_data_ptr(), codes.const_data_ptr(), bytes_of(codes));
     codes = padded;
   }
   out.push_back({weight, codes});
-  out.push_back({weight + ".absmax", tensors[1].cpu()});
+  out.push_back({weight + ".absmax", ops::cpu(tensors[1])});
   out.push_back({weight + ".quant_map", floats(code_values(codebook_))});
   if (options_.double_quant) {
-    out.push_back({weight + ".nested_absmax", tensors[2].cpu()});
+    out.push_back({weight + ".nested_absmax", ops::cpu(tensors[2])});
     out.push_back({weight + ".nested_quant_map", floats(nested_code_values())});
     state.set("nested_blocksize", int64_t{kNestedBlock});
     state.set("nested_dtype", "float32");
     state.set("nested_offset", static_cast<double>(*tensors[3].const_data_ptr<float>()));
   }
   const std::string text = to_json(state);
-  at::Tensor bytes = at::empty({static_cast<int64_t>(text.size())}, at::kByte);
+  const Tensor bytes = ops::empty({static_cast<int64_t>(text.size())}, kByte);
   std::memcpy(bytes.mutable_data_ptr(), text.data(), text.size());
   out.push_back({weight + ".quant_state.bitsandbytes__" + type_name(), bytes});
   return out;
 }
 
-Value Quantizer4Bit::quantization_config(const std::vector<std::string>& skipped_modules, at::ScalarType model_dtype) const {
+Value Quantizer4Bit::quantization_config(const std::vector<std::string>& skipped_modules, ScalarType model_dtype) const {
   const std::string compute = options_.compute_dtype == "auto" ? python_name(model_dtype) : options_.compute_dtype;
   Value config = Value::table();
   config.set("quant_method", "bitsandbytes");

@@ -1,5 +1,4 @@
-#include "nf4.h"
-
+// Through the C table, as the host uses it.
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/equal.h>
 #include <ATen/ops/item.h>
@@ -12,7 +11,10 @@
 
 #include <map>
 
+#include "support/stable_plugin.h"
+
 using namespace tenon;
+using tenon::testing::stable_quantizer;
 
 namespace {
 
@@ -43,7 +45,8 @@ double relative(const at::Tensor& a, const at::Tensor& b) { return (a - b).abs()
 TEST_CASE("panels of rows give the same tensors as the whole weight") {
   for (bool nested : {false, true})
     for (auto [out, in] : {std::pair{96, 128}, std::pair{37, 72}, std::pair{8, 344}, std::pair{5, 50}}) {
-      const nf4::Nf4 q({.double_quant = nested});
+      const auto quantizer = stable_quantizer("nf4", Value::Table{{"double_quant", nested}});
+      const Quantizer& q = *quantizer;
       const SlotSpec slot = slot_of(out, in);
       const at::Tensor w = at::randn({out, in});
       const Tensors whole = q.quantize(slot, w, nullptr);
@@ -64,7 +67,8 @@ TEST_CASE("panels of rows give the same tensors as the whole weight") {
 TEST_CASE("products agree with the dequantized weight, fused or not, for odd shapes") {
   for (auto [out, in] : {std::pair{96, 128}, std::pair{37, 72}, std::pair{130, 344}})
     for (int64_t m : {1, 3, 16, 33}) {
-      const nf4::Nf4 q({.double_quant = true});
+      const auto quantizer = stable_quantizer("nf4", Value::Table{{"double_quant", true}});
+      const Quantizer& q = *quantizer;
       const SlotSpec slot = slot_of(out, in);
       const Tensors t = q.quantize(slot, at::randn({out, in}), nullptr);
       const at::Tensor x = at::randn({m, in}), dense = q.dequantize(slot, t, at::kFloat, 0, out);
@@ -75,7 +79,8 @@ TEST_CASE("products agree with the dequantized weight, fused or not, for odd sha
 }
 
 TEST_CASE("several weights in one call equal one call each") {
-  const nf4::Fp4 q({});
+  const auto quantizer = stable_quantizer("fp4");
+  const Quantizer& q = *quantizer;
   const SlotSpec a = slot_of(64, 128), b = slot_of(37, 128), c = slot_of(200, 128);
   std::vector<Tensors> t;
   for (const auto* s : {&a, &b, &c}) t.push_back(q.quantize(*s, at::randn({s->out, s->in}), nullptr));
@@ -88,7 +93,8 @@ TEST_CASE("several weights in one call equal one call each") {
 TEST_CASE("what is packed for a file unpacks to the same tensors, in every storage dtype") {
   for (bool nested : {false, true})
     for (const char* storage : {"uint8", "bfloat16", "float32"}) {
-      const nf4::Nf4 q({.double_quant = nested, .quant_storage = storage});
+      const auto quantizer = stable_quantizer("nf4", Value::Table{{"double_quant", nested}, {"quant_storage", storage}});
+      const Quantizer& q = *quantizer;
       const SlotSpec slot = slot_of(40, 72, at::kBFloat16);
       const Tensors t = q.quantize(slot, at::randn({40, 72}).to(at::kBFloat16), nullptr);
       MemoryFile file;
@@ -101,7 +107,8 @@ TEST_CASE("what is packed for a file unpacks to the same tensors, in every stora
 }
 
 TEST_CASE("damaged packed weights are refused, each with its own message") {
-  const nf4::Nf4 q({.double_quant = true});
+  const auto quantizer = stable_quantizer("nf4", Value::Table{{"double_quant", true}});
+  const Quantizer& q = *quantizer;
   const SlotSpec slot = slot_of(32, 64);
   MemoryFile whole;
   for (const auto& [name, tensor] : q.pack(slot, q.quantize(slot, at::randn({32, 64}), nullptr))) whole.tensors[name] = tensor;
@@ -129,9 +136,7 @@ TEST_CASE("damaged packed weights are refused, each with its own message") {
 TEST_CASE("the declared error bound holds on normal weights for every block size") {
   for (int64_t block = 32; block <= 4096; block *= 2)
     for (int type = 0; type < 2; ++type) {
-      const nf4::Options options{.block_size = block, .double_quant = true};
-      const std::unique_ptr<Quantizer> q =
-          type ? std::unique_ptr<Quantizer>(new nf4::Fp4(options)) : std::unique_ptr<Quantizer>(new nf4::Nf4(options));
+      const auto q = stable_quantizer(type ? "fp4" : "nf4", Value::Table{{"block_size", block}, {"double_quant", true}});
       const SlotSpec slot = slot_of(64, 4096);
       const at::Tensor w = at::randn({64, 4096});
       const at::Tensor error = w - q->dequantize(slot, q->quantize(slot, w, nullptr), at::kFloat);
@@ -140,7 +145,8 @@ TEST_CASE("the declared error bound holds on normal weights for every block size
 }
 
 TEST_CASE("rows of an embedding come dequantized") {
-  const nf4::Nf4 q({});
+  const auto quantizer = stable_quantizer("nf4");
+  const Quantizer& q = *quantizer;
   SlotSpec slot = slot_of(30, 50);
   slot.kind = SlotKind::Embedding;
   const Tensors t = q.quantize(slot, at::randn({30, 50}), nullptr);

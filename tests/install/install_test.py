@@ -8,6 +8,7 @@ Installs BUILD into a fresh prefix, builds examples/embed and tests/install/rtn 
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -44,8 +45,10 @@ def model() -> tuple[pathlib.Path, str]:
     return quickstart, "random"
 
 
-def build(source: pathlib.Path, prefix: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
+def build(source: pathlib.Path, prefix: pathlib.Path, folder: pathlib.Path, *more: pathlib.Path) -> pathlib.Path:
     shutil.copytree(source, folder / "source")  # outside the repository, as a third party's would lie
+    for file in more:
+        shutil.copy(file, folder / "source")
     run(CMAKE, "-S", folder / "source", "-B", folder / "build", f"-DCMAKE_PREFIX_PATH={prefix}", f"-DTENON_LIBTORCH={LIBTORCH}",
         f"-DCMAKE_CXX_COMPILER={COMPILER}", "-DCMAKE_BUILD_TYPE=Release")
     run(CMAKE, "--build", folder / "build")
@@ -64,6 +67,12 @@ def main() -> None:
 
         plugin = build(HERE / "rtn", prefix, work / "rtn") / "librtn.so"
         embed = build(ROOT / "examples/embed", prefix, work / "embed") / "embed"
+        stable = build(ROOT / "tests/stable/outside", prefix, work / "stable", ROOT / "tests/stable/rtn.cpp") / "libstable_rtn.so"
+        symbols = run("nm", "-D", "--defined-only", stable).stdout.split()[2::3]
+        check(set(symbols) == {"tenon_plugin_manifest", "tenon_plugin_entry_v1"}, f"the stable plugin likewise: {symbols}")
+        needed = re.findall(r"NEEDED.*\[(.*)\]", run("readelf", "-d", stable).stdout)
+        check(not any("torch" in name or "c10" in name or "tenon" in name for name in needed), f"and links nothing of LibTorch or tenon: {needed}")
+        check("clip" in run(host, "plugins", "describe", "stable_rtn", "--plugin", stable).stdout, "the host describes it")
         symbols = run("nm", "-D", "--defined-only", plugin).stdout.split()[2::3]
         check(set(symbols) == {"tenon_plugin_manifest", "tenon_plugin_register"}, f"the plugin exports its manifest and entry alone: {symbols}")
         described = run(host, "plugins", "describe", "rtn", "--plugin", plugin).stdout
@@ -92,6 +101,10 @@ def main() -> None:
         ours = json.loads(run(host, "generate", rtn, "--prompt", PROMPT, "--json", "--plugin", plugin).stdout)[0]["text"]
         check(bool(ours) and embedded.stdout.rstrip("\n") == ours.rstrip("\n"), f"the embedding program and the host say the same: {ours!r}")
         check(run(embed, work / "absent.toml", PROMPT, expect=3).stderr.startswith("error: "), "an error reaches the embedding program as tenon::Error")
+
+        twins = [json.loads(run(host, "generate", recipe(name, f'[quantizer]\ntype = "{name}"\n'), "--prompt", PROMPT, "--json", "--plugin", file).stdout)
+                 for name, file in (("rtn", plugin), ("stable_rtn", stable))]
+        check(twins[0][0]["text"] == twins[1][0]["text"], "the same quantizer in both tiers says the same")
 
         # What a quantizer need not bring: the host trains through it.
         trained = recipe("train", '[quantizer]\ntype = "rtn"\n\n[adapter]\ntype = "lora"\nr = 4\ntarget_modules = "all-linear"\n\n'
