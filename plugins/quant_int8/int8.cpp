@@ -1,0 +1,181 @@
+#include "int8.h"
+
+#include <algorithm>
+#include <mutex>
+
+namespace tenon::int8 {
+
+using namespace stable;
+
+namespace {
+
+constexpr int64_t kGrainElements = 1 << 15;  // a thread's least share of work over elements
+constexpr int64_t kMultiplyGrain = 32;       // weight rows; a thread's least share of a product
+constexpr int64_t kFusedRows = 16;           // up to so many rows of x, outliers are multiplied beside the codes
+
+Dtype kernel_dtype(ScalarType dtype) {
+  switch (dtype) {
+    case kFloat: return Dtype::F32;
+    case kBFloat16: return Dtype::Bf16;
+    case kHalf: return Dtype::F16;
+    default: fail(ErrorCode::Plugin, "8-bit products take float32, bfloat16 or float16, found dtype ", static_cast<int>(dtype));
+  }
+}
+int64_t grain_of_rows(int64_t cols) { return std::max<int64_t>(1, kGrainElements / std::max<int64_t>(1, cols)); }
+
+Weight view(const SlotSpec& slot, const Tensors& tensors) {
+  return {static_cast<const int8_t*>(tensors[0].const_data_ptr()), static_cast<const float*>(tensors[1].const_data_ptr()), slot.out, slot.in};
+}
+
+// Columns with a magnitude of at least `threshold` in any row.
+std::vector<int64_t> outlier_columns(const Tensor& x, int64_t rows, int64_t cols, double threshold) {
+  if (threshold <= 0) return {};
+  std::vector<uint8_t> is_outlier(static_cast<size_t>(cols));
+  std::mutex mutex;
+  const Dtype dtype = kernel_dtype(x.scalar_type());
+  const void* data = x.const_data_ptr();
+  parallel_for(rows, grain_of_rows(cols), [&](int64_t begin, int64_t end) {
+    std::vector<uint8_t> mine(static_cast<size_t>(cols));
+    kernels().find_outliers(data, dtype, begin, end, cols, static_cast<float>(threshold), mine.data());
+    const std::lock_guard<std::mutex> lock(mutex);
+    for (size_t c = 0; c < mine.size(); ++c) is_outlier[c] |= mine[c];
+  });
+  std::vector<int64_t> columns;
+  for (int64_t c = 0; c < cols; ++c)
+    if (is_outlier[static_cast<size_t>(c)]) columns.push_back(c);
+  return columns;
+}
+
+float element(const void* data, ScalarType dtype, int64_t i) {
+  if (dtype == kFloat) return static_cast<const float*>(data)[i];
+  if (dtype == kBFloat16) return static_cast<const c10::BFloat16*>(data)[i];
+  return static_cast<const c10::Half*>(data)[i];
+}
+
+// What is made of x once, for all weights that read it.
+struct Quantized {
+  Tensor codes, scales, sums, values;
+  std::vector<int64_t> outliers;
+  Activation view{};
+};
+
+Quantized quantize_activation(const Tensor& x, int64_t rows, int64_t cols, double threshold) {
+  const int64_t stride = row_stride(cols);
+  std::vector<int64_t> outliers = outlier_columns(x, rows, cols, threshold);
+  const auto count = static_cast<int64_t>(outliers.size());
+  Quantized q{ops::empty({rows, stride}, kChar), ops::empty({rows}, kFloat), ops::empty({rows}, kInt), ops::empty({rows, count}, kFloat),
+              std::move(outliers)};
+  const Dtype dtype = kernel_dtype(x.scalar_type());
+  const void* data = x.const_data_ptr();
+  auto* codes = static_cast<int8_t*>(q.codes.mutable_data_ptr());
+  auto* scales = static_cast<float*>(q.scales.mutable_data_ptr());
+  auto* sums = static_cast<int32_t*>(q.sums.mutable_data_ptr());
+  auto* values = static_cast<float*>(q.values.mutable_data_ptr());
+  parallel_for(rows, grain_of_rows(cols), [&](int64_t begin, int64_t end) {
+    kernels().quantize_activation(data, dtype, begin, end, cols, static_cast<float>(threshold), q.outliers.data(), count, codes, scales, sums);
+    for (int64_t row = begin; row < end; ++row)
+      for (int64_t i = 0; i < count; ++i)
+        values[row * count + i] = element(data, x.scalar_type(), row * cols + q.outliers[static_cast<size_t>(i)]);
+  });
+  q.view = {codes, scales, sums, rows, stride, q.outliers.data(), count, values, nullptr};
+  return q;
+}
+
+}  // namespace
+
+OptionTable option_table() {
+  const char* doc = "Activations of at least this magnitude make their column an outlier, which is multiplied apart; 0: none.";
+  return tenon::option_table<Options>({
+      option(&Options::threshold, "threshold", doc, range(0)),
+      option(&Options::threshold, "llm_int8_threshold", "The same, by the name that transformers gives it.", range(0)),
+  });
+}
+
+QuantizerFacts Int8::facts() const {
+  QuantizerFacts facts;
+  facts.bits_per_weight = 8;
+  facts.max_relative_error = 0.02;  // normal weights, rows of up to 100,000: largest magnitude 4.4 sigma, a step of 4.4 / 127, RMS step / sqrt(12)
+  return facts;
+}
+
+Support Int8::supports(const SlotSpec& slot) const {
+  if (slot.kind == SlotKind::Experts || slot.count != 1) return Support::no("expert weights in one tensor are not quantized");
+  return {};
+}
+
+std::vector<TensorSpec> Int8::resident(const SlotSpec& slot) const { return {{"codes", {slot.out, slot.in}, kChar}, {"scales", {slot.out}, kFloat}}; }
+
+Tensors Int8::begin(const SlotSpec& slot, Device device) const {
+  return {ops::empty({slot.out, slot.in}, kChar, device), ops::empty({slot.out}, kFloat, device)};
+}
+
+void Int8::quantize_rows(const SlotSpec& slot, const Tensor& rows, int64_t first_row, Tensors& work) const {
+  const Tensor source = ops::contiguous(rows);
+  const Dtype dtype = kernel_dtype(source.scalar_type());
+  const void* data = source.const_data_ptr();
+  auto* codes = static_cast<int8_t*>(work[0].mutable_data_ptr()) + first_row * slot.in;
+  auto* scales = static_cast<float*>(work[1].mutable_data_ptr()) + first_row;
+  parallel_for(source.size(0), grain_of_rows(slot.in),
+               [&](int64_t begin, int64_t end) { kernels().quantize_rows(data, dtype, begin, end, slot.in, codes, scales); });
+}
+
+Tensors Int8::quantize(const SlotSpec& slot, const Tensor& weight, const Observer*) const {
+  Tensors work = begin(slot, weight.device());
+  quantize_rows(slot, ops::reshape(weight, {slot.out, slot.in}), 0, work);
+  return work;
+}
+
+Tensor Int8::dequantize(const SlotSpec& slot, const Tensors& tensors, ScalarType dtype, int64_t first_row, int64_t last_row) const {
+  const Weight weight = view(slot, tensors);
+  Tensor out = ops::empty({last_row - first_row, slot.in}, dtype);
+  auto* data = static_cast<char*>(out.mutable_data_ptr());
+  const int64_t row_bytes = slot.in * (dtype == kFloat ? 4 : 2);
+  parallel_for(last_row - first_row, grain_of_rows(slot.in), [&](int64_t begin, int64_t end) {
+    kernels().dequantize(weight, first_row + begin, first_row + end, kernel_dtype(dtype), data + begin * row_bytes);
+  });
+  return out;
+}
+
+Tensors Int8::linear_many(const std::vector<Operand>& weights, const Tensor& x) const {
+  const int64_t in = weights.front().slot->in, rows = in > 0 ? x.numel() / in : 0;
+  const Tensor flat = ops::contiguous(ops::reshape(x, {rows, in}));
+  const Quantized q = quantize_activation(flat, rows, in, options_.threshold);
+  const auto count = static_cast<int64_t>(q.outliers.size());
+  const bool is_apart = count > 0 && rows > kFusedRows;
+
+  std::vector<Weight> views;
+  std::vector<Activation> inputs;
+  std::vector<int64_t> starts{0};
+  Tensors outputs, products;
+  std::vector<void*> data;
+  std::vector<int64_t> shape = ops::shape_of(x);
+  for (const Operand& w : weights) {
+    const Weight& weight = views.emplace_back(view(*w.slot, *w.tensors));
+    inputs.push_back(q.view);
+    if (is_apart) {
+      const Tensor columns = ops::empty({weight.rows, count}, kFloat);
+      auto* to = static_cast<float*>(columns.mutable_data_ptr());
+      parallel_for(weight.rows, grain_of_rows(count),
+                   [&](int64_t begin, int64_t end) { kernels().gather(weight, begin, end, q.outliers.data(), count, to); });
+      products.push_back(ops::linear(q.values, columns));
+      inputs.back().outlier_product = static_cast<const float*>(products.back().const_data_ptr());
+    }
+    shape.back() = weight.rows;
+    outputs.push_back(ops::empty(shape, x.scalar_type()));
+    data.push_back(outputs.back().mutable_data_ptr());
+    starts.push_back(starts.back() + weight.rows);
+  }
+  const Dtype dtype = kernel_dtype(x.scalar_type());
+  // The rows of all weights in one row: a thread's share may cross from one weight into the next.
+  parallel_for(starts.back(), kMultiplyGrain, [&](int64_t from, int64_t to) {
+    for (size_t i = 0; i < views.size(); ++i) {
+      const int64_t first = std::max(from, starts[i]) - starts[i], last = std::min(to, starts[i + 1]) - starts[i];
+      if (first < last) kernels().multiply(views[i], inputs[i], first, last, data[i], dtype, views[i].rows);
+    }
+  });
+  return outputs;
+}
+
+Tensor Int8::linear(const SlotSpec& slot, const Tensor& x, const Tensors& tensors) const { return linear_many({{&slot, &tensors}}, x)[0]; }
+
+}  // namespace tenon::int8

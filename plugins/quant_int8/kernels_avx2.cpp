@@ -1,0 +1,45 @@
+// AVX2: unsigned times signed bytes, after the sign has moved from the weight to the activation. Activation codes lie in -127 ... 127, so that
+// no pair of products leaves int16.
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#include "kernels_convert.h"
+
+namespace tenon::int8 {
+namespace {
+
+struct Isa {
+  static constexpr const char* kName = "avx2";
+  static constexpr std::int64_t kBytes = 32;
+  static constexpr bool kShifted = false;
+  using Codes = __m256i;
+  using Sum = __m256i;
+
+  static Codes weight(const std::int8_t* codes) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes)); }
+  static Codes activation(const std::int8_t* codes) { return _mm256_load_si256(reinterpret_cast<const __m256i*>(codes)); }
+  static void add(Sum& sum, const Codes& weight, const Codes& activation) {
+    const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(weight), _mm256_sign_epi8(activation, weight));
+    sum = _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+  }
+  static std::int32_t total(const Sum& sum) {
+    const __m128i four = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1));
+    const __m128i two = _mm_add_epi32(four, _mm_unpackhi_epi64(four, four));
+    return _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32(two, 1)));
+  }
+  static void round_to_half(float* values, std::int64_t count) {
+    std::int64_t i = 0;
+    for (; i + 8 <= count; i += 8)
+      _mm256_storeu_ps(values + i, _mm256_cvtph_ps(_mm256_cvtps_ph(_mm256_loadu_ps(values + i), _MM_FROUND_TO_NEAREST_INT)));
+    for (; i < count; ++i) values[i] = from_f16(to_f16(values[i]));
+  }
+};
+
+}  // namespace
+}  // namespace tenon::int8
+
+#include "kernels_body.h"
+
+namespace tenon::int8::detail {
+const Kernels& avx2_kernels() { return kTable; }
+}  // namespace tenon::int8::detail
+#endif

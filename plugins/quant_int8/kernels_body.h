@@ -1,0 +1,269 @@
+// The kernels, written once and compiled for each instruction set: included by kernels_<isa>.cpp after it has defined `struct Isa` in an unnamed
+// namespace. Everything here has internal linkage, so that the linker never picks one file's copy for all; for the same reason no std:: algorithms.
+//
+// struct Isa {
+//   static constexpr const char* kName;
+//   static constexpr std::int64_t kBytes;             // columns taken together; divides kRowAlignment
+//   static constexpr bool kShifted;                   // weights are multiplied as code + 128; multiply() takes 128 * sums off again
+//   using Codes = ...; using Sum = ...;               // kBytes codes; their int32 partial sums
+//   static Codes weight(const std::int8_t*);          // from any address
+//   static Codes activation(const std::int8_t*);
+//   static void add(Sum&, const Codes& weight, const Codes& activation);
+//   static std::int32_t total(const Sum&);
+//   static void round_to_half(float* values, std::int64_t count);
+// };
+#include <bit>
+#include <cstdint>
+#include <cstring>
+
+#include "kernels.h"
+#include "kernels_convert.h"
+
+namespace tenon::int8 {
+namespace {
+
+constexpr std::int64_t kChunk = 1024;  // elements converted at a time
+
+// Elements [first, first + count) as float32.
+TENON_INT8_INLINE void load(const void* data, Dtype dtype, std::int64_t first, std::int64_t count, float* out) {
+  if (dtype == Dtype::F32) {
+    std::memcpy(out, static_cast<const float*>(data) + first, static_cast<std::size_t>(count) * sizeof(float));
+    return;
+  }
+  const std::uint16_t* halves = static_cast<const std::uint16_t*>(data) + first;
+  if (dtype == Dtype::Bf16)
+    for (std::int64_t i = 0; i < count; ++i) out[i] = from_bf16(halves[i]);
+  else
+    for (std::int64_t i = 0; i < count; ++i) out[i] = from_f16(halves[i]);
+}
+TENON_INT8_INLINE void store(void* data, Dtype dtype, std::int64_t i, float value) {
+  if (dtype == Dtype::F32) static_cast<float*>(data)[i] = value;
+  else static_cast<std::uint16_t*>(data)[i] = dtype == Dtype::Bf16 ? to_bf16(value) : to_f16(value);
+}
+
+// Largest magnitude, as bits: they are in the order of the values, and NaN is above all.
+TENON_INT8_INLINE std::uint32_t largest_bits(const float* values, std::int64_t count, std::uint32_t largest) {
+  for (std::int64_t i = 0; i < count; ++i) {
+    std::uint32_t bits;
+    std::memcpy(&bits, values + i, sizeof bits);
+    bits &= 0x7fffffffu;
+    largest = bits > largest ? bits : largest;
+  }
+  return largest;
+}
+
+// round(v * factor), to the even one in the middle; what is no number becomes 0.
+TENON_INT8_INLINE void encode(const float* values, std::int64_t count, float factor, std::int8_t* codes) {
+  for (std::int64_t i = 0; i < count; ++i) {
+    // Adding and taking off 1.5 * 2^23 rounds as the processor rounds; |v * factor| is at most 127 and a little.
+    const float scaled = values[i] * factor;
+    const float rounded = (scaled + 12582912.0f) - 12582912.0f;
+    const bool is_code = rounded >= -128.0f && rounded <= 127.0f;
+    codes[i] = static_cast<std::int8_t>(static_cast<std::int32_t>(is_code ? rounded : 0.0f));
+  }
+}
+
+void quantize_rows(const void* weight, Dtype dtype, std::int64_t row_begin, std::int64_t row_end, std::int64_t cols, std::int8_t* codes,
+                   float* scales) {
+  alignas(64) float chunk[kChunk];
+  for (std::int64_t row = row_begin; row < row_end; ++row) {
+    std::uint32_t largest = 0;
+    for (std::int64_t c = 0; c < cols; c += kChunk) {
+      const std::int64_t count = cols - c < kChunk ? cols - c : kChunk;
+      load(weight, dtype, row * cols + c, count, chunk);
+      if (dtype != Dtype::F16) Isa::round_to_half(chunk, count);
+      largest = largest_bits(chunk, count, largest);
+    }
+    const float scale = std::bit_cast<float>(largest), factor = 127.0f / scale;
+    scales[row] = scale;
+    for (std::int64_t c = 0; c < cols; c += kChunk) {
+      const std::int64_t count = cols - c < kChunk ? cols - c : kChunk;
+      if (cols > kChunk || c > 0) {  // a row of one chunk is still there
+        load(weight, dtype, row * cols + c, count, chunk);
+        if (dtype != Dtype::F16) Isa::round_to_half(chunk, count);
+      }
+      encode(chunk, count, factor, codes + row * cols + c);
+    }
+  }
+}
+
+void find_outliers(const void* x, Dtype dtype, std::int64_t row_begin, std::int64_t row_end, std::int64_t cols, float threshold,
+                   std::uint8_t* is_outlier) {
+  alignas(64) float chunk[kChunk];
+  for (std::int64_t row = row_begin; row < row_end; ++row)
+    for (std::int64_t c = 0; c < cols; c += kChunk) {
+      const std::int64_t count = cols - c < kChunk ? cols - c : kChunk;
+      load(x, dtype, row * cols + c, count, chunk);
+      for (std::int64_t i = 0; i < count; ++i) is_outlier[c + i] |= static_cast<std::uint8_t>(__builtin_fabsf(chunk[i]) >= threshold);
+    }
+}
+
+void quantize_activation(const void* x, Dtype dtype, std::int64_t row_begin, std::int64_t row_end, std::int64_t cols, float threshold,
+                         const std::int64_t* outlier_columns, std::int64_t outliers, std::int8_t* codes, float* scales, std::int32_t* sums) {
+  alignas(64) float chunk[kChunk];
+  const std::int64_t stride = row_stride(cols);
+  const float limit = threshold > 0 && outliers > 0 ? threshold : __builtin_inff();
+  const auto take = [&](std::int64_t row, std::int64_t c, std::int64_t count) __attribute__((always_inline)) {
+    load(x, dtype, row * cols + c, count, chunk);
+    if (outliers > 0)
+      for (std::int64_t i = 0; i < count; ++i) chunk[i] = __builtin_fabsf(chunk[i]) >= limit ? 0.0f : chunk[i];
+  };
+  for (std::int64_t row = row_begin; row < row_end; ++row) {
+    std::int8_t* out = codes + row * stride;
+    std::uint32_t largest = 0;
+    for (std::int64_t c = 0; c < cols; c += kChunk) {
+      const std::int64_t count = cols - c < kChunk ? cols - c : kChunk;
+      take(row, c, count);
+      largest = largest_bits(chunk, count, largest);
+    }
+    const float scale = std::bit_cast<float>(largest), factor = 127.0f / scale;
+    scales[row] = scale;
+    for (std::int64_t c = 0; c < cols; c += kChunk) {
+      const std::int64_t count = cols - c < kChunk ? cols - c : kChunk;
+      if (cols > kChunk || c > 0) take(row, c, count);
+      encode(chunk, count, factor, out + c);
+    }
+    for (std::int64_t i = 0; i < outliers; ++i) out[outlier_columns[i]] = 0;
+    std::memset(out + cols, 0, static_cast<std::size_t>(stride - cols));
+    std::int32_t sum = 0;
+    for (std::int64_t c = 0; c < cols; ++c) sum += out[c];
+    sums[row] = sum;
+  }
+}
+
+// Accumulators of M rows of x and N rows of the weight.
+template <std::int64_t M, std::int64_t N>
+TENON_INT8_INLINE void tile(const Weight& weight, const Activation& x, std::int64_t m, std::int64_t n, std::int32_t out[N][M]) {
+  typename Isa::Sum sums[N][M] = {};
+  const std::int8_t* w = weight.codes + n * weight.cols;
+  const std::int8_t* a = x.codes + m * x.stride;
+  const std::int64_t whole = weight.cols / Isa::kBytes * Isa::kBytes;
+  const auto step = [&](const std::int8_t* const (&from)[N], std::int64_t c) __attribute__((always_inline)) {
+    typename Isa::Codes w_codes[N];
+#pragma GCC unroll 4
+    for (std::int64_t j = 0; j < N; ++j) w_codes[j] = Isa::weight(from[j]);
+#pragma GCC unroll 4
+    for (std::int64_t i = 0; i < M; ++i) {
+      const typename Isa::Codes a_codes = Isa::activation(a + i * x.stride + c);
+#pragma GCC unroll 4
+      for (std::int64_t j = 0; j < N; ++j) Isa::add(sums[j][i], w_codes[j], a_codes);
+    }
+  };
+  const std::int8_t* from[N];
+  for (std::int64_t c = 0; c < whole; c += Isa::kBytes) {
+#pragma GCC unroll 4
+    for (std::int64_t j = 0; j < N; ++j) from[j] = w + j * weight.cols + c;
+    step(from, c);
+  }
+  if (whole < weight.cols) {  // never read past the weight; the activations behind the end are zeros
+    std::int8_t rest[N][Isa::kBytes] = {};
+    for (std::int64_t j = 0; j < N; ++j) {
+      std::memcpy(rest[j], w + j * weight.cols + whole, static_cast<std::size_t>(weight.cols - whole));
+      from[j] = rest[j];
+    }
+    step(from, whole);
+  }
+#pragma GCC unroll 4
+  for (std::int64_t j = 0; j < N; ++j)
+#pragma GCC unroll 4
+    for (std::int64_t i = 0; i < M; ++i) out[j][i] = Isa::total(sums[j][i]) - (Isa::kShifted ? 128 * x.sums[m + i] : 0);
+}
+
+template <class Emit>
+TENON_INT8_INLINE void all_tiles(const Weight& weight, const Activation& x, std::int64_t row_begin, std::int64_t row_end, const Emit& emit) {
+  constexpr std::int64_t kRows = 4;                 // of the weight
+  constexpr std::int64_t kPanelBytes = 192 * 1024;  // of the weight: stays in the second cache while all of x passes over it
+  const std::int64_t room = weight.cols > 0 ? kPanelBytes / weight.cols / kRows * kRows : kRows;
+  const std::int64_t panel = room < kRows ? kRows : room;
+  std::int32_t sums[kRows][4];
+  for (std::int64_t p = row_begin; p < row_end; p += panel) {
+    const std::int64_t stop = p + panel < row_end ? p + panel : row_end;
+    std::int64_t m = 0;
+    for (; m + 4 <= x.rows; m += 4) {
+      std::int64_t n = p;
+      for (; n + kRows <= stop; n += kRows) {
+        tile<4, kRows>(weight, x, m, n, sums);
+        emit(m, n, 4, kRows, &sums[0][0]);
+      }
+      for (; n < stop; ++n) {
+        tile<4, 1>(weight, x, m, n, sums);
+        emit(m, n, 4, 1, &sums[0][0]);
+      }
+    }
+    for (; m < x.rows; ++m) {
+      std::int64_t n = p;
+      std::int32_t one[kRows][1];
+      for (; n + kRows <= stop; n += kRows) {
+        tile<1, kRows>(weight, x, m, n, one);
+        emit(m, n, 1, kRows, &one[0][0]);
+      }
+      for (; n < stop; ++n) {
+        tile<1, 1>(weight, x, m, n, one);
+        emit(m, n, 1, 1, &one[0][0]);
+      }
+    }
+  }
+}
+
+void multiply(const Weight& weight, const Activation& x, std::int64_t row_begin, std::int64_t row_end, void* y, Dtype y_dtype,
+              std::int64_t y_stride) {
+  all_tiles(weight, x, row_begin, row_end,
+            [&](std::int64_t m, std::int64_t n, std::int64_t ms, std::int64_t ns, const std::int32_t* sums) __attribute__((always_inline)) {
+    for (std::int64_t j = 0; j < ns; ++j) {
+      const std::int8_t* codes = weight.codes + (n + j) * weight.cols;
+      const float scale = weight.scales[n + j];
+      for (std::int64_t i = 0; i < ms; ++i) {
+        float value = static_cast<float>(sums[j * ms + i]) * (x.scales[m + i] * scale * (1.0f / (127.0f * 127.0f)));
+        if (x.outlier_product != nullptr) {
+          value += x.outlier_product[(m + i) * weight.rows + n + j];
+        } else if (x.outliers > 0) {
+          const float* outlier = x.outlier_values + (m + i) * x.outliers;
+          float apart = 0;
+          for (std::int64_t k = 0; k < x.outliers; ++k) apart += outlier[k] * static_cast<float>(codes[x.outlier_columns[k]]);
+          value += apart * (scale * (1.0f / 127.0f));
+        }
+        store(y, y_dtype, (m + i) * y_stride + n + j, value);
+      }
+    }
+  });
+}
+
+void accumulate(const Weight& weight, const Activation& x, std::int64_t row_begin, std::int64_t row_end, std::int32_t* out,
+                std::int64_t out_stride) {
+  all_tiles(weight, x, row_begin, row_end,
+            [&](std::int64_t m, std::int64_t n, std::int64_t ms, std::int64_t ns, const std::int32_t* sums) __attribute__((always_inline)) {
+    for (std::int64_t j = 0; j < ns; ++j)
+      for (std::int64_t i = 0; i < ms; ++i) out[(m + i) * out_stride + n + j - row_begin] = sums[j * ms + i];
+  });
+}
+
+void gather(const Weight& weight, std::int64_t row_begin, std::int64_t row_end, const std::int64_t* columns, std::int64_t count, float* out) {
+  for (std::int64_t row = row_begin; row < row_end; ++row) {
+    const std::int8_t* codes = weight.codes + row * weight.cols;
+    const float scale = weight.scales[row] * (1.0f / 127.0f);
+    for (std::int64_t i = 0; i < count; ++i) out[row * count + i] = static_cast<float>(codes[columns[i]]) * scale;
+  }
+}
+
+void dequantize(const Weight& weight, std::int64_t row_begin, std::int64_t row_end, Dtype dtype, void* out) {
+  for (std::int64_t row = row_begin; row < row_end; ++row) {
+    const std::int8_t* codes = weight.codes + row * weight.cols;
+    const float scale = weight.scales[row] * (1.0f / 127.0f);
+    const std::int64_t first = (row - row_begin) * weight.cols;
+    if (dtype == Dtype::F32) {
+      float* to = static_cast<float*>(out) + first;
+      for (std::int64_t c = 0; c < weight.cols; ++c) to[c] = static_cast<float>(codes[c]) * scale;
+    } else if (dtype == Dtype::Bf16) {
+      std::uint16_t* to = static_cast<std::uint16_t*>(out) + first;
+      for (std::int64_t c = 0; c < weight.cols; ++c) to[c] = to_bf16(static_cast<float>(codes[c]) * scale);
+    } else {
+      std::uint16_t* to = static_cast<std::uint16_t*>(out) + first;
+      for (std::int64_t c = 0; c < weight.cols; ++c) to[c] = to_f16(static_cast<float>(codes[c]) * scale);
+    }
+  }
+}
+
+constexpr Kernels kTable = {Isa::kName, quantize_rows, find_outliers, quantize_activation, gather, multiply, accumulate, dequantize};
+
+}  // namespace
+}  // namespace tenon::int8
