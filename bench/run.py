@@ -1,4 +1,4 @@
-"""run.py [--repeat N] [--threads N] [--only start,load,decode,train] [--llamacpp PYTHON] [--write-docs]: host beside its peers, in one run.
+"""run.py [--repeat N] [--threads N] [--only start,load,decode,train] [--quantizers nf4,int8] [--llamacpp PYTHON] [--write-docs]: host beside its peers, in one run.
 
 `./dev bench` calls it with the Python of the parity environment. Both sides get the same files, thread counts and warm page cache, and do the same work
 (../shared/bench/peer_hf.py says which; framework/cli/bench.cpp is the host's side). Peaks are VmHWM after clear_refs. The 1.1 B parameter model is made
@@ -27,10 +27,11 @@ dtype = "bfloat16"
 device_map = "cpu"
 
 [quantizer]
-type = "nf4"
-double_quant = true
-compute_dtype = "bfloat16"
+{quantizer}
 """
+QUANTIZERS = {"nf4": 'type = "nf4"\ndouble_quant = true\ncompute_dtype = "bfloat16"', "int8": 'type = "int8"'}
+TITLES = {"nf4": "NF4, double quant", "int8": "INT8"}
+LLAMACPP = {"nf4": "q4_0", "int8": "q8_0"}
 # What peer_hf.py trains with; the tokens come from bench.cpp, but a recipe that trains must name data and output.
 TRAIN = """
 [adapter]
@@ -117,7 +118,7 @@ def merge(runs):
 
 def measure_start(env, folder, repeat):
     recipe = folder / "start.toml"
-    recipe.write_text(RECIPE.format(model=ROOT / "examples" / "quickstart" / "model"))
+    recipe.write_text(RECIPE.format(model=ROOT / "examples" / "quickstart" / "model", quantizer=QUANTIZERS["nf4"]))
     commands = {
         "host_help_s": [HOST, "--help"],
         "host_plugins_s": [HOST, "plugins", "list"],
@@ -133,28 +134,32 @@ def measure_start(env, folder, repeat):
     return found
 
 
-def measure_host(env, folder, model, works):
+def measure_host(env, folder, model, works, kind):
     text = ""
     light = [work for work in works if work in ("load", "decode")]
     if light:
         recipe = folder / "decode.toml"
-        recipe.write_text(RECIPE.format(model=model))
+        recipe.write_text(RECIPE.format(model=model, quantizer=QUANTIZERS[kind]))
         text += run([HOST, "__bench", recipe, *light], env)[0]
     if "train" in works:
         recipe = folder / "train.toml"
-        recipe.write_text(RECIPE.format(model=model) + TRAIN)
+        recipe.write_text(RECIPE.format(model=model, quantizer=QUANTIZERS[kind]) + TRAIN)
         trained = run([HOST, "__bench", recipe, "train"], env)[0]
         text += trained if not light else "\n".join(line for line in trained.splitlines() if line.startswith("step"))
     return parse(text)
 
 
 def measure_llamacpp(python, env, model):
+    """-> by our name of the quantizer."""
     file = CACHE / "llama-1b.f16.gguf"
     if not file.exists():
         run([python, SHARED / "bench" / "llama_to_gguf.py", model, file], env)
     text, _ = run([python, SHARED / "bench" / "peer_llamacpp.py", file], env)
-    match = re.search(r"q4_0: quantize ([\d.]+) s, prefill ([\d.]+) token/s, decode ([\d.]+) token/s", text)
-    return {"load_s": float(match[1]), "decode_tps": float(match[3])}
+    found = {}
+    for kind, theirs in LLAMACPP.items():
+        if match := re.search(theirs + r": quantize ([\d.]+) s, prefill ([\d.]+) token/s, decode ([\d.]+) token/s", text):
+            found[kind] = {"load_s": float(match[1]), "decode_tps": float(match[3])}
+    return found
 
 
 def machine(env):
@@ -174,37 +179,43 @@ def versions(env):
     return ", ".join(text.split("\n")).strip(", ")
 
 
+def seconds(value):
+    return "-" if value is None else f"{value:.2f} s" if value < 10 else f"{value:.1f} s"
+
+
+def ratio(ours, theirs, lower_is_better=True):
+    if not ours or not theirs:
+        return "-"
+    return f"{theirs / ours if lower_is_better else ours / theirs:.1f}x"
+
+
+def rows_of(kind, host, peer, other):
+    title, rows = TITLES[kind], []
+    if "load_s" in host or "load_s" in peer:
+        peak = lambda side: f"{side['load_peak_mb'] / 1e3:.2f} GB for {side['weights_mb'] / 1e3:.2f} GB" if "load_peak_mb" in side else "-"
+        rows.append((f"load and quantize to {title}", seconds(host.get("load_s")), seconds(peer.get("load_s")), ratio(host.get("load_s"), peer.get("load_s")),
+                     seconds(other.get("load_s"))))
+        rows.append(("- its peak RSS, and the result", peak(host), peak(peer), ratio(host.get("load_peak_mb"), peer.get("load_peak_mb")), "-"))
+    if "decode_tps" in host or "decode_tps" in peer:
+        rate = lambda side: f"{side['decode_tps']:.1f} token/s" if "decode_tps" in side else "-"
+        rows.append((f"decode, batch 1, {title}", rate(host), rate(peer), ratio(host.get("decode_tps"), peer.get("decode_tps"), False), rate(other)))
+    if "step_s" in host or "step_s" in peer:
+        peak = lambda side: f"{side['step_peak_mb'] / 1e3:.2f} GB" if "step_peak_mb" in side else "-"
+        rows.append((f"LoRA step on {title}, 512 tokens, all-linear r16", seconds(host.get("step_s")), seconds(peer.get("step_s")), ratio(host.get("step_s"), peer.get("step_s")), "cannot"))
+        rows.append(("- its peak RSS", peak(host), peak(peer), ratio(host.get("step_peak_mb"), peer.get("step_peak_mb")), "-"))
+    return rows
+
+
 def table(results):
-    start, host, peer, other = (results.get(key, {}) for key in ("start", "host", "peer", "llamacpp"))
-
-    def seconds(value):
-        return "-" if value is None else f"{value:.2f} s" if value < 10 else f"{value:.1f} s"
-
-    def ratio(ours, theirs, lower_is_better=True):
-        if not ours or not theirs:
-            return "-"
-        return f"{theirs / ours if lower_is_better else ours / theirs:.1f}x"
-
     rows = [("work", "host", "transformers + bitsandbytes + PEFT", "ratio", "llama.cpp")]
-    if start:
+    if start := results.get("start"):
         rows += [("start: `host --help`", seconds(start["host_help_s"]), "-", "-", "-"),
                  ("start: `host plugins list`", seconds(start["host_plugins_s"]), "-", "-", "-"),
                  ("start to first token (small model; peer: imports alone)", seconds(start["host_first_token_s"]), seconds(start["peer_imports_s"]),
                   ratio(start["host_first_token_s"], start["peer_imports_s"]), "-")]
-    if "load_s" in host or "load_s" in peer:
-        rows.append(("load and quantize to NF4, double quant", seconds(host.get("load_s")), seconds(peer.get("load_s")), ratio(host.get("load_s"), peer.get("load_s")),
-                     seconds(other.get("load_s"))))
-
-        def peak(side):
-            return f"{side['load_peak_mb'] / 1e3:.2f} GB for {side['weights_mb'] / 1e3:.2f} GB" if "load_peak_mb" in side else "-"
-        rows.append(("- its peak RSS, and the result", peak(host), peak(peer), ratio(host.get("load_peak_mb"), peer.get("load_peak_mb")), "-"))
-    if "decode_tps" in host or "decode_tps" in peer:
-        rate = lambda side: f"{side['decode_tps']:.1f} token/s" if "decode_tps" in side else "-"
-        rows.append(("decode, batch 1", rate(host), rate(peer), ratio(host.get("decode_tps"), peer.get("decode_tps"), False), rate(other)))
-    if "step_s" in host or "step_s" in peer:
-        rows.append(("QLoRA step, 512 tokens, all-linear r16", seconds(host.get("step_s")), seconds(peer.get("step_s")), ratio(host.get("step_s"), peer.get("step_s")), "cannot"))
-        peak = lambda side: f"{side['step_peak_mb'] / 1e3:.2f} GB" if "step_peak_mb" in side else "-"
-        rows.append(("- its peak RSS", peak(host), peak(peer), ratio(host.get("step_peak_mb"), peer.get("step_peak_mb")), "-"))
+    for kind in QUANTIZERS:
+        if kind in results:
+            rows += rows_of(kind, results[kind]["host"], results[kind]["peer"], results.get("llamacpp", {}).get(kind, {}))
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     lines.insert(1, "|---" * len(rows[0]) + "|")
     return "\n".join(lines)
@@ -230,6 +241,7 @@ def main():
     parser.add_argument("--repeat", type=int, default=1)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--only", default="start,load,decode,train")
+    parser.add_argument("--quantizers", default=",".join(QUANTIZERS))
     parser.add_argument("--host-only", action="store_true", help="do not run the peers")
     parser.add_argument("--llamacpp", help="a Python with llama_cpp and gguf")
     parser.add_argument("--write-docs", action="store_true")
@@ -237,6 +249,8 @@ def main():
     works = arguments.only.split(",")
     if unknown := set(works) - {"start", "load", "decode", "train"}:
         parser.error(f"unknown work {sorted(unknown)}, expected start, load, decode or train")
+    if unknown := set(arguments.quantizers.split(",")) - set(QUANTIZERS):
+        parser.error(f"unknown quantizers {sorted(unknown)}, expected {', '.join(QUANTIZERS)}")
     if not (SHARED / "bench" / "peer_hf.py").exists():
         sys.exit(f"SKIP bench: the peers' scripts are not at {SHARED / 'bench'}; set TENON_SHARED")
     if not os.path.exists(HOST):
@@ -252,17 +266,18 @@ def main():
             results["start"] = measure_start(env, folder, arguments.repeat)
         if heavy:
             model = make_model(env)
-            host, peer = [], []
-            for i in range(arguments.repeat):
-                warm(model)
-                note(f"run {i + 1} of {arguments.repeat}: host ...")
-                host.append(measure_host(env, folder, model, heavy))
-                note(f"  {host[-1]}")
-                if not arguments.host_only:
-                    note(f"run {i + 1} of {arguments.repeat}: transformers + bitsandbytes + PEFT ...")
-                    peer.append(parse(run([sys.executable, SHARED / "bench" / "peer_hf.py", model, "nf4", *heavy], env)[0]))
-                    note(f"  {peer[-1]}")
-            results |= {"host": merge(host), "peer": merge(peer)}
+            for kind in arguments.quantizers.split(","):
+                host, peer = [], []
+                for i in range(arguments.repeat):
+                    warm(model)
+                    note(f"{kind}, run {i + 1} of {arguments.repeat}: host ...")
+                    host.append(measure_host(env, folder, model, heavy, kind))
+                    note(f"  {host[-1]}")
+                    if not arguments.host_only:
+                        note(f"{kind}, run {i + 1} of {arguments.repeat}: transformers + bitsandbytes + PEFT ...")
+                        peer.append(parse(run([sys.executable, SHARED / "bench" / "peer_hf.py", model, kind, *heavy], env)[0]))
+                        note(f"  {peer[-1]}")
+                results[kind] = {"host": merge(host), "peer": merge(peer)}
             if arguments.llamacpp:
                 note("llama.cpp ...")
                 results["llamacpp"] = measure_llamacpp(arguments.llamacpp, env, model)
