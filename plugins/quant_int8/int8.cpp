@@ -24,7 +24,8 @@ Dtype kernel_dtype(ScalarType dtype) {
 int64_t grain_of_rows(int64_t cols) { return std::max<int64_t>(1, kGrainElements / std::max<int64_t>(1, cols)); }
 
 Weight view(const SlotSpec& slot, const Tensors& tensors) {
-  return {static_cast<const int8_t*>(tensors[0].const_data_ptr()), static_cast<const float*>(tensors[1].const_data_ptr()), slot.out, slot.in};
+  return {static_cast<const int8_t*>(tensors[0].const_data_ptr()), static_cast<const float*>(tensors[1].const_data_ptr()), slot.out,
+          slot.in};
 }
 
 // Columns with a magnitude of at least `threshold` in any row.
@@ -72,7 +73,8 @@ Quantized quantize_activation(const Tensor& x, int64_t rows, int64_t cols, doubl
   auto* sums = static_cast<int32_t*>(q.sums.mutable_data_ptr());
   auto* values = static_cast<float*>(q.values.mutable_data_ptr());
   parallel_for(rows, grain_of_rows(cols), [&](int64_t begin, int64_t end) {
-    kernels().quantize_activation(data, dtype, begin, end, cols, static_cast<float>(threshold), q.outliers.data(), count, codes, scales, sums);
+    kernels().quantize_activation(data, dtype, begin, end, cols, static_cast<float>(threshold), q.outliers.data(), count, codes, scales,
+                                  sums);
     for (int64_t row = begin; row < end; ++row)
       for (int64_t i = 0; i < count; ++i)
         values[row * count + i] = element(data, x.scalar_type(), row * cols + q.outliers[static_cast<size_t>(i)]);
@@ -94,7 +96,8 @@ OptionTable option_table() {
 QuantizerFacts Int8::facts() const {
   QuantizerFacts facts;
   facts.bits_per_weight = 8;
-  facts.max_relative_error = 0.02;  // normal weights, rows of up to 100,000: largest magnitude 4.4 sigma, a step of 4.4 / 127, RMS step / sqrt(12)
+  facts.max_relative_error =
+      0.02;  // normal weights, rows of up to 100,000: largest magnitude 4.4 sigma, a step of 4.4 / 127, RMS step / sqrt(12)
   return facts;
 }
 
@@ -103,7 +106,9 @@ Support Int8::supports(const SlotSpec& slot) const {
   return {};
 }
 
-std::vector<TensorSpec> Int8::resident(const SlotSpec& slot) const { return {{"codes", {slot.out, slot.in}, kChar}, {"scales", {slot.out}, kFloat}}; }
+std::vector<TensorSpec> Int8::resident(const SlotSpec& slot) const {
+  return {{"codes", {slot.out, slot.in}, kChar}, {"scales", {slot.out}, kFloat}};
+}
 
 Tensors Int8::begin(const SlotSpec& slot, Device device) const {
   return {ops::empty({slot.out, slot.in}, kChar, device), ops::empty({slot.out}, kFloat, device)};

@@ -39,7 +39,8 @@ class Int8 final : public stable::Quantizer {
   void quantize_rows(const SlotSpec& slot, const Tensor& rows, int64_t first_row, Tensors& work) const override;
   Tensors finish(const SlotSpec&, Tensors work) const override { return work; }
 
-  Tensor dequantize(const SlotSpec& slot, const Tensors& tensors, stable::ScalarType dtype, int64_t first_row, int64_t last_row) const override;
+  Tensor dequantize(const SlotSpec& slot, const Tensors& tensors, stable::ScalarType dtype, int64_t first_row,
+                    int64_t last_row) const override;
   Tensor linear(const SlotSpec& slot, const Tensor& x, const Tensors& tensors) const override;
   Tensors linear_many(const std::vector<Operand>& weights, const Tensor& x) const override;
 

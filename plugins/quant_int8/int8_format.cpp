@@ -13,7 +13,8 @@ namespace {
 // Packed weights have one name in the file; fused or split layouts are not packed by bitsandbytes.
 std::string file_name(const SlotSpec& slot, const TensorSource* file) {
   for (const Source& source : slot.sources())
-    if (source.pieces.size() == 1 && source.pieces[0].length < 0 && (!file || file->has(source.pieces[0].tensor))) return source.pieces[0].tensor;
+    if (source.pieces.size() == 1 && source.pieces[0].length < 0 && (!file || file->has(source.pieces[0].tensor)))
+      return source.pieces[0].tensor;
   return "";
 }
 
@@ -44,8 +45,8 @@ Tensor checked(const TensorSource& file, const std::string& name, ScalarType dty
   if (!file.has(name)) fail(ErrorCode::Data, "tensor '", name, "' is missing: the packed weight cannot be read without it");
   const TensorSpec found = file.spec(name);
   if (found.dtype != dtype || found.shape != shape)
-    fail(ErrorCode::Data, "tensor '", name, "' is ", dtype_name(found.dtype), " ", shape_text(found.shape), ", expected ", dtype_name(dtype), " ",
-         shape_text(shape));
+    fail(ErrorCode::Data, "tensor '", name, "' is ", dtype_name(found.dtype), " ", shape_text(found.shape), ", expected ",
+         dtype_name(dtype), " ", shape_text(shape));
   return ops::contiguous(file.read(name));
 }
 
@@ -74,7 +75,8 @@ Tensors Int8::unpack(const SlotSpec& slot, const TensorSource& file) const {
     const Tensor stored = file.read(format);
     const int layout = stored.numel() == 1 && stored.scalar_type() == kByte ? *static_cast<const uint8_t*>(stored.const_data_ptr()) : -1;
     if (layout != 0)
-      fail(ErrorCode::Data, "tensor '", format, "' says layout ", layout, ", expected 0 (row by row): save the model again with a newer bitsandbytes");
+      fail(ErrorCode::Data, "tensor '", format, "' says layout ", layout,
+           ", expected 0 (row by row): save the model again with a newer bitsandbytes");
   }
   const Tensor codes = checked(file, weight, kChar, {slot.out, slot.in});
   const Tensor scales = checked(file, scales_name, kFloat, {slot.out});
@@ -88,7 +90,9 @@ Tensors Int8::unpack(const SlotSpec& slot, const TensorSource& file) const {
 std::vector<NamedTensor> Int8::pack(const SlotSpec& slot, const Tensors& tensors) const {
   const std::string weight = file_name(slot, nullptr);
   if (weight.empty()) fail(ErrorCode::Data, "'", slot.path, "' has no file name of its own in this layout, packed weights need one");
-  return {{weight, ops::cpu(tensors[0])}, {beside(weight, "SCB"), ops::cpu(tensors[1])}, {beside(weight, "weight_format"), ops::full({}, 0, kByte)}};
+  return {{weight, ops::cpu(tensors[0])},
+          {beside(weight, "SCB"), ops::cpu(tensors[1])},
+          {beside(weight, "weight_format"), ops::full({}, 0, kByte)}};
 }
 
 Value Int8::quantization_config(const std::vector<std::string>& skipped_modules, ScalarType) const {

@@ -77,8 +77,9 @@ TEST_CASE("products equal the definition: few rows and many, with outliers, with
         const Tensors weight = q->quantize(slot, at::randn({out, in}), nullptr);
         const at::Tensor x = at::randn({rows, in}) * 1.5;
         const at::Tensor expected = definition(x, weight, threshold);
-        CHECK(relative(q->linear(slot, x, weight), expected) < 1e-5);                                             // float32 sums of the outliers
-        CHECK(relative(q->linear(slot, x.to(at::kBFloat16), weight), definition(x.to(at::kBFloat16).to(at::kFloat), weight, threshold)) < 1.0 / 250);
+        CHECK(relative(q->linear(slot, x, weight), expected) < 1e-5);  // float32 sums of the outliers
+        CHECK(relative(q->linear(slot, x.to(at::kBFloat16), weight), definition(x.to(at::kBFloat16).to(at::kFloat), weight, threshold)) <
+              1.0 / 250);
         // Weights that share x are what they are alone.
         const Quantizer::Operand both[] = {{&slot, &weight}, {&slot, &weight}};
         const auto many = q->linear_many(both, x);

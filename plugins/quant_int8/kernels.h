@@ -30,7 +30,7 @@ struct Activation {
   std::int64_t rows, stride;
   const std::int64_t* outlier_columns;  // ascending; their codes are zero in every row
   std::int64_t outliers;
-  const float* outlier_values;  // [rows, outliers]: multiplied here, unless
+  const float* outlier_values;   // [rows, outliers]: multiplied here, unless
   const float* outlier_product;  // [rows, weight rows] holds what they give
 };
 
@@ -38,9 +38,9 @@ struct Kernels {
   const char* name;  // portable | avx2 | avxvnni | avx512vnni
 
   // Rows [row_begin, row_end) of a weight, element by element rounded to float16 first, as bitsandbytes does: scale = largest magnitude,
-  // code = round(h * (127 / scale)), to the even one in the middle. A row of zeros has scale 0 and codes 0.
-  void (*quantize_rows)(const void* weight, Dtype dtype, std::int64_t row_begin, std::int64_t row_end, std::int64_t cols, std::int8_t* codes,
-                        float* scales);
+  // code = round(h * (1 / scale * 127)), to the even one in the middle. A row of zeros has scale 0 and codes 0.
+  void (*quantize_rows)(const void* weight, Dtype dtype, std::int64_t row_begin, std::int64_t row_end, std::int64_t cols,
+                        std::int8_t* codes, float* scales);
 
   // Marks in `is_outlier` (cols bytes, set by the caller) each column that holds a magnitude of at least `threshold` in these rows.
   void (*find_outliers)(const void* x, Dtype dtype, std::int64_t row_begin, std::int64_t row_end, std::int64_t cols, float threshold,
@@ -48,10 +48,12 @@ struct Kernels {
   // Rows of x: values at or above the threshold count as zero, the others make scale and codes; then outlier columns are zeroed.
   // A threshold of 0 means none.
   void (*quantize_activation)(const void* x, Dtype dtype, std::int64_t row_begin, std::int64_t row_end, std::int64_t cols, float threshold,
-                              const std::int64_t* outlier_columns, std::int64_t outliers, std::int8_t* codes, float* scales, std::int32_t* sums);
+                              const std::int64_t* outlier_columns, std::int64_t outliers, std::int8_t* codes, float* scales,
+                              std::int32_t* sums);
 
   // Columns of rows [row_begin, row_end) of a weight as float32: out[row, i], the row counted from 0, i over the columns.
-  void (*gather)(const Weight& weight, std::int64_t row_begin, std::int64_t row_end, const std::int64_t* columns, std::int64_t count, float* out);
+  void (*gather)(const Weight& weight, std::int64_t row_begin, std::int64_t row_end, const std::int64_t* columns, std::int64_t count,
+                 float* out);
 
   // y[m, n] = accumulator * (x scale * w scale / 127^2) + sum over the outlier columns of x * w, rounded once to y's dtype.
   // Writes y[:, row_begin .. row_end). Strides count elements.

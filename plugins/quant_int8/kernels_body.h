@@ -37,8 +37,10 @@ TENON_INT8_INLINE void load(const void* data, Dtype dtype, std::int64_t first, s
     for (std::int64_t i = 0; i < count; ++i) out[i] = from_f16(halves[i]);
 }
 TENON_INT8_INLINE void store(void* data, Dtype dtype, std::int64_t i, float value) {
-  if (dtype == Dtype::F32) static_cast<float*>(data)[i] = value;
-  else static_cast<std::uint16_t*>(data)[i] = dtype == Dtype::Bf16 ? to_bf16(value) : to_f16(value);
+  if (dtype == Dtype::F32)
+    static_cast<float*>(data)[i] = value;
+  else
+    static_cast<std::uint16_t*>(data)[i] = dtype == Dtype::Bf16 ? to_bf16(value) : to_f16(value);
 }
 
 // Largest magnitude, as bits: they are in the order of the values, and NaN is above all.
@@ -74,7 +76,7 @@ void quantize_rows(const void* weight, Dtype dtype, std::int64_t row_begin, std:
       if (dtype != Dtype::F16) Isa::round_to_half(chunk, count);
       largest = largest_bits(chunk, count, largest);
     }
-    const float scale = std::bit_cast<float>(largest), factor = 127.0f / scale;
+    const float scale = std::bit_cast<float>(largest), factor = 1.0f / scale * 127.0f;  // in the two steps that LibTorch takes
     scales[row] = scale;
     for (std::int64_t c = 0; c < cols; c += kChunk) {
       const std::int64_t count = cols - c < kChunk ? cols - c : kChunk;
@@ -99,7 +101,8 @@ void find_outliers(const void* x, Dtype dtype, std::int64_t row_begin, std::int6
 }
 
 void quantize_activation(const void* x, Dtype dtype, std::int64_t row_begin, std::int64_t row_end, std::int64_t cols, float threshold,
-                         const std::int64_t* outlier_columns, std::int64_t outliers, std::int8_t* codes, float* scales, std::int32_t* sums) {
+                         const std::int64_t* outlier_columns, std::int64_t outliers, std::int8_t* codes, float* scales,
+                         std::int32_t* sums) {
   alignas(64) float chunk[kChunk];
   const std::int64_t stride = row_stride(cols);
   const float limit = threshold > 0 && outliers > 0 ? threshold : __builtin_inff();
@@ -116,7 +119,7 @@ void quantize_activation(const void* x, Dtype dtype, std::int64_t row_begin, std
       take(row, c, count);
       largest = largest_bits(chunk, count, largest);
     }
-    const float scale = std::bit_cast<float>(largest), factor = 127.0f / scale;
+    const float scale = std::bit_cast<float>(largest), factor = 1.0f / scale * 127.0f;  // in the two steps that LibTorch takes
     scales[row] = scale;
     for (std::int64_t c = 0; c < cols; c += kChunk) {
       const std::int64_t count = cols - c < kChunk ? cols - c : kChunk;
@@ -138,7 +141,7 @@ TENON_INT8_INLINE void tile(const Weight& weight, const Activation& x, std::int6
   const std::int8_t* w = weight.codes + n * weight.cols;
   const std::int8_t* a = x.codes + m * x.stride;
   const std::int64_t whole = weight.cols / Isa::kBytes * Isa::kBytes;
-  const auto step = [&](const std::int8_t* const (&from)[N], std::int64_t c) __attribute__((always_inline)) {
+  const auto step = [&](const std::int8_t* const(&from)[N], std::int64_t c) __attribute__((always_inline)) {
     typename Isa::Codes w_codes[N];
 #pragma GCC unroll 4
     for (std::int64_t j = 0; j < N; ++j) w_codes[j] = Isa::weight(from[j]);
@@ -170,7 +173,8 @@ TENON_INT8_INLINE void tile(const Weight& weight, const Activation& x, std::int6
 }
 
 template <class Emit>
-TENON_INT8_INLINE void all_tiles(const Weight& weight, const Activation& x, std::int64_t row_begin, std::int64_t row_end, const Emit& emit) {
+TENON_INT8_INLINE void all_tiles(const Weight& weight, const Activation& x, std::int64_t row_begin, std::int64_t row_end,
+                                 const Emit& emit) {
   constexpr std::int64_t kRows = 4;                 // of the weight
   constexpr std::int64_t kPanelBytes = 192 * 1024;  // of the weight: stays in the second cache while all of x passes over it
   const std::int64_t room = weight.cols > 0 ? kPanelBytes / weight.cols / kRows * kRows : kRows;
@@ -207,37 +211,40 @@ TENON_INT8_INLINE void all_tiles(const Weight& weight, const Activation& x, std:
 
 void multiply(const Weight& weight, const Activation& x, std::int64_t row_begin, std::int64_t row_end, void* y, Dtype y_dtype,
               std::int64_t y_stride) {
-  all_tiles(weight, x, row_begin, row_end,
-            [&](std::int64_t m, std::int64_t n, std::int64_t ms, std::int64_t ns, const std::int32_t* sums) __attribute__((always_inline)) {
-    for (std::int64_t j = 0; j < ns; ++j) {
-      const std::int8_t* codes = weight.codes + (n + j) * weight.cols;
-      const float scale = weight.scales[n + j];
-      for (std::int64_t i = 0; i < ms; ++i) {
-        float value = static_cast<float>(sums[j * ms + i]) * (x.scales[m + i] * scale * (1.0f / (127.0f * 127.0f)));
-        if (x.outlier_product != nullptr) {
-          value += x.outlier_product[(m + i) * weight.rows + n + j];
-        } else if (x.outliers > 0) {
-          const float* outlier = x.outlier_values + (m + i) * x.outliers;
-          float apart = 0;
-          for (std::int64_t k = 0; k < x.outliers; ++k) apart += outlier[k] * static_cast<float>(codes[x.outlier_columns[k]]);
-          value += apart * (scale * (1.0f / 127.0f));
+  all_tiles(
+      weight, x, row_begin, row_end,
+      [&](std::int64_t m, std::int64_t n, std::int64_t ms, std::int64_t ns, const std::int32_t* sums) __attribute__((always_inline)) {
+        for (std::int64_t j = 0; j < ns; ++j) {
+          const std::int8_t* codes = weight.codes + (n + j) * weight.cols;
+          const float scale = weight.scales[n + j];
+          for (std::int64_t i = 0; i < ms; ++i) {
+            float value = static_cast<float>(sums[j * ms + i]) * (x.scales[m + i] * scale * (1.0f / (127.0f * 127.0f)));
+            if (x.outlier_product != nullptr) {
+              value += x.outlier_product[(m + i) * weight.rows + n + j];
+            } else if (x.outliers > 0) {
+              const float* outlier = x.outlier_values + (m + i) * x.outliers;
+              float apart = 0;
+              for (std::int64_t k = 0; k < x.outliers; ++k) apart += outlier[k] * static_cast<float>(codes[x.outlier_columns[k]]);
+              value += apart * (scale * (1.0f / 127.0f));
+            }
+            store(y, y_dtype, (m + i) * y_stride + n + j, value);
+          }
         }
-        store(y, y_dtype, (m + i) * y_stride + n + j, value);
-      }
-    }
-  });
+      });
 }
 
 void accumulate(const Weight& weight, const Activation& x, std::int64_t row_begin, std::int64_t row_end, std::int32_t* out,
                 std::int64_t out_stride) {
-  all_tiles(weight, x, row_begin, row_end,
-            [&](std::int64_t m, std::int64_t n, std::int64_t ms, std::int64_t ns, const std::int32_t* sums) __attribute__((always_inline)) {
-    for (std::int64_t j = 0; j < ns; ++j)
-      for (std::int64_t i = 0; i < ms; ++i) out[(m + i) * out_stride + n + j - row_begin] = sums[j * ms + i];
-  });
+  all_tiles(
+      weight, x, row_begin, row_end,
+      [&](std::int64_t m, std::int64_t n, std::int64_t ms, std::int64_t ns, const std::int32_t* sums) __attribute__((always_inline)) {
+        for (std::int64_t j = 0; j < ns; ++j)
+          for (std::int64_t i = 0; i < ms; ++i) out[(m + i) * out_stride + n + j - row_begin] = sums[j * ms + i];
+      });
 }
 
-void gather(const Weight& weight, std::int64_t row_begin, std::int64_t row_end, const std::int64_t* columns, std::int64_t count, float* out) {
+void gather(const Weight& weight, std::int64_t row_begin, std::int64_t row_end, const std::int64_t* columns, std::int64_t count,
+            float* out) {
   for (std::int64_t row = row_begin; row < row_end; ++row) {
     const std::int8_t* codes = weight.codes + row * weight.cols;
     const float scale = weight.scales[row] * (1.0f / 127.0f);

@@ -22,7 +22,8 @@ using Floats = std::vector<float>;
 using Codes = std::vector<std::int8_t>;
 
 constexpr Dtype kDtypes[] = {Dtype::F32, Dtype::Bf16, Dtype::F16};
-constexpr std::pair<std::int64_t, std::int64_t> kShapes[] = {{1, 1}, {3, 7}, {5, 63}, {4, 64}, {9, 65}, {2, 1024}, {7, 1025}, {33, 200}, {6, 2100}};
+constexpr std::pair<std::int64_t, std::int64_t> kShapes[] = {{1, 1},    {3, 7},    {5, 63},   {4, 64},  {9, 65},
+                                                             {2, 1024}, {7, 1025}, {33, 200}, {6, 2100}};
 
 float as_half(float f) { return from_f16(to_f16(f)); }
 float as(Dtype dtype, float f) { return dtype == Dtype::F32 ? f : dtype == Dtype::Bf16 ? from_bf16(to_bf16(f)) : as_half(f); }
@@ -67,7 +68,8 @@ struct Input {
     auto* codes = memory.data() + (64 - reinterpret_cast<std::uintptr_t>(memory.data()) % 64) % 64;
     scales.resize(static_cast<std::size_t>(rows)), sums.resize(static_cast<std::size_t>(rows));
     for (std::int64_t row = 0; row < rows; row += 3)  // in parts
-      k.quantize_activation(bytes.data(), dtype, row, std::min(rows, row + 3), cols, threshold, outliers.data(), count, codes, scales.data(), sums.data());
+      k.quantize_activation(bytes.data(), dtype, row, std::min(rows, row + 3), cols, threshold, outliers.data(), count, codes,
+                            scales.data(), sums.data());
     for (std::int64_t row = 0; row < rows; ++row)
       for (const std::int64_t c : outliers) values.push_back(as(dtype, x[static_cast<std::size_t>(row * cols + c)]));
     view = {codes, scales.data(), sums.data(), rows, stride, outliers.data(), count, values.data(), nullptr};
@@ -84,7 +86,7 @@ TEST_CASE("rows of a weight: scales and codes are those of the definition, in ev
         CAPTURE(cols);
         Floats w = random_values(rows * cols, 1, 0.05f);
         for (std::int64_t c = 0; c < cols; ++c) w[static_cast<std::size_t>((rows - 1) * cols + c)] = 0;  // a row of zeros
-        w[0] = 1e-6f;                                                                                      // subnormal in float16
+        w[0] = 1e-6f;                                                                                    // subnormal in float16
         const auto bytes = stored(w, dtype);
         Codes codes(w.size(), 99);
         Floats scales(static_cast<std::size_t>(rows), -1);
@@ -93,11 +95,12 @@ TEST_CASE("rows of a weight: scales and codes are those of the definition, in ev
         bool equal = true;
         for (std::int64_t row = 0; row < rows; ++row) {
           float largest = 0;
-          for (std::int64_t c = 0; c < cols; ++c) largest = std::max(largest, std::fabs(as_half(as(dtype, w[static_cast<std::size_t>(row * cols + c)]))));
+          for (std::int64_t c = 0; c < cols; ++c)
+            largest = std::max(largest, std::fabs(as_half(as(dtype, w[static_cast<std::size_t>(row * cols + c)]))));
           equal = equal && scales[static_cast<std::size_t>(row)] == largest;
           for (std::int64_t c = 0; c < cols; ++c) {
             const auto i = static_cast<std::size_t>(row * cols + c);
-            const float code = largest > 0 ? std::nearbyintf(as_half(as(dtype, w[i])) * (127.0f / largest)) : 0;
+            const float code = largest > 0 ? std::nearbyintf(as_half(as(dtype, w[i])) * (1.0f / largest * 127.0f)) : 0;
             equal = equal && static_cast<float>(codes[i]) == code;
           }
         }
@@ -134,7 +137,7 @@ TEST_CASE("activations: outliers count as zero, their columns lose their codes, 
           for (std::int64_t c = 0; c < input.view.stride; ++c) {
             float code = 0;
             if (c < cols && largest > 0 && std::find(expected.begin(), expected.end(), c) == expected.end())
-              code = std::nearbyintf(x[static_cast<std::size_t>(row * cols + c)] * (127.0f / largest));
+              code = std::nearbyintf(x[static_cast<std::size_t>(row * cols + c)] * (1.0f / largest * 127.0f));
             equal = equal && static_cast<float>(input.view.codes[row * input.view.stride + c]) == code;
             sum += static_cast<std::int32_t>(code);
           }
@@ -211,7 +214,8 @@ TEST_CASE("products: codes and outliers together, outliers beside or given, equa
                 apart += static_cast<double>(input.values[static_cast<std::size_t>(m) * input.outliers.size() + i]) *
                          columns[static_cast<std::size_t>(n) * input.outliers.size() + i];
               product[static_cast<std::size_t>(m * out + n)] = static_cast<float>(apart);
-              const double scale = static_cast<double>(input.scales[static_cast<std::size_t>(m)]) * scales[static_cast<std::size_t>(n)] / (127.0 * 127.0);
+              const double scale =
+                  static_cast<double>(input.scales[static_cast<std::size_t>(m)]) * scales[static_cast<std::size_t>(n)] / (127.0 * 127.0);
               float got;
               std::memcpy(&got, y.data() + 4 * (m * out + n), 4);
               worst = std::max(worst, std::fabs(got - (static_cast<double>(sum) * scale + apart)));

@@ -118,8 +118,9 @@ def test_files_both_ways(tmp_path):
     again = tiny.host_logits(tiny.write_recipe(tmp_path / "again.toml", model={"path": tmp_path / "theirs", "dtype": "float32"}), ids)
     ours = tiny.host_logits(recipe, ids)
     assert torch.equal(again, ours)
-    # transformers computes in float16 here: 1/2048 in each of a dozen roundings, and codes that flip.
-    assert tiny.relative_error(ours, own) <= 2e-2
+    # bitsandbytes casts activations to float16, 1/2048 in each of a dozen roundings; where that flips a code, the step is 1/127 of a row's largest value.
+    # Quantization itself moves these logits by more.
+    assert tiny.relative_error(ours, own) <= 5e-2
 
 
 @pytest.mark.parametrize("name", ["stories260K", "babyllama-105"])
