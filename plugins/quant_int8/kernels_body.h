@@ -1,3 +1,4 @@
+#pragma once
 // The kernels, written once and compiled for each instruction set: included by kernels_<isa>.cpp after it has defined `struct Isa` in an unnamed
 // namespace. Everything here has internal linkage, so that the linker never picks one file's copy for all; for the same reason no std:: algorithms.
 //
