@@ -115,8 +115,8 @@ class Builder {
       cost.compute += static_cast<double>(2 * c_.hidden);  // what goes into the norms behind attention and mlp
       cost.float32 += 2;
     }
-    // Scores with a cap run unfused: they and their weights are kept, which grows with the length; counted for 1,024 keys.
-    if (c_.attention_softcap > 0) cost.float32 += static_cast<double>(3 * c_.heads * 1024);
+    // Scores with a cap run unfused: what went into the cap, into the softmax and out of it is kept.
+    if (c_.attention_softcap > 0) cost.scores = static_cast<double>(3 * c_.heads);
     return cost;
   }
 

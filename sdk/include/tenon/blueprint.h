@@ -30,6 +30,7 @@ struct Blueprint {
   std::vector<DenseSpec> tensors;
   std::vector<ActivationCost> block_activations;  // one per stack
   double cache_elements_per_token = 0;            // of all blocks together, in the compute dtype
+  int64_t loss_chunk_tokens = 0;                  // tokens whose logits are held at once while training; 0: all
   std::vector<std::string> seams;                 // names of the seams this model goes through
   // Regular expressions (full match) of checkpoint tensors that may be there and are not needed.
   std::vector<std::string> ignorable;
