@@ -28,7 +28,8 @@ failures: list[str] = []
 
 
 def probe(host: pathlib.Path, plugin: pathlib.Path, quantizer: str, options: dict) -> dict:
-    result = subprocess.run([host / "tests/abi_probe", plugin, quantizer, json.dumps(options)], capture_output=True, text=True)
+    program = next(file for file in (host / "tests/abi_probe", host / "tests/abi_probe_alone") if file.exists())
+    result = subprocess.run([program, plugin, quantizer, json.dumps(options)], capture_output=True, text=True)
     if result.returncode:
         sys.exit(f"{plugin} in {host.name}: ended with {result.returncode}: {result.stderr[-300:]}")
     return json.loads(result.stdout)
@@ -44,8 +45,8 @@ def compare(what: str, a: dict, b: dict) -> None:
         failures.append(f"{what}: {step}: {a[step]} against {b.get(step)}")
 
 
-def torch_of(build: pathlib.Path) -> str:
-    return re.search(r"^TENON_LIBTORCH:PATH=(.*)$", (build / "CMakeCache.txt").read_text(), re.M)[1]
+def torch_of(build: pathlib.Path) -> pathlib.Path:
+    return pathlib.Path(re.search(r"^TENON_LIBTORCH:PATH=(.*)$", (build / "CMakeCache.txt").read_text(), re.M)[1]).resolve()
 
 
 def built_by_clang(clang: str, build: pathlib.Path, name: str) -> pathlib.Path:
@@ -93,17 +94,18 @@ def main() -> None:
 
     if args.keep:
         return keep(a, made_by_cmake(a, "stable_odd"))
+    in_a, in_b = (f"a host of {torch_of(build).parent.name}" for build in (a, b))
     for name, quantizer, options in CASES:
         plugin = made_by_cmake(a, name)
         first = probe(a, plugin, quantizer, options)
-        compare(f"{quantizer}: g++ against LibTorch of {a.name}, in {a.name} and {b.name}", first, probe(b, plugin, quantizer, options))
+        compare(f"{quantizer}: g++, the older headers, in {in_a} and {in_b}", first, probe(b, plugin, quantizer, options))
         if name == "quant_nf4":
             continue
         clang = built_by_clang(args.clang, a, name)
-        compare(f"{quantizer}: clang++ and g++, both in {a.name}", first, probe(a, clang, quantizer, options))
-        compare(f"{quantizer}: clang++, in {a.name} and {b.name}", first, probe(b, clang, quantizer, options))
+        compare(f"{quantizer}: clang++ and g++, both in {in_a}", first, probe(a, clang, quantizer, options))
+        compare(f"{quantizer}: clang++, in {in_a} and {in_b}", first, probe(b, clang, quantizer, options))
         newer = made_by_cmake(b, name)
-        compare(f"{quantizer}: g++ against LibTorch of {b.name}, in {a.name}", first, probe(a, newer, quantizer, options))
+        compare(f"{quantizer}: g++, the newer headers, in {in_a}", first, probe(a, newer, quantizer, options))
     if failures:
         sys.exit("\n".join(failures))
 

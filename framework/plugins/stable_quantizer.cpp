@@ -246,6 +246,17 @@ class StableQuantizer final : public Quantizer {
     return result("rows", out);
   }
 
+  at::Tensor grouped(const SlotSpec& slot, const at::Tensor& x, const at::Tensor& offsets, const Tensors& tensors) const override {
+    tenon_call call(plugin_);
+    const tenon_slot_v1 plain = plain_slot(slot);
+    const Handles handles(tensors);
+    tenon_tensor out = nullptr;
+    if (!t_.grouped ||
+        !succeeded(call, "grouped", t_.grouped(self_, &call, &plain, lent(x), lent(offsets), handles.data(), handles.size(), &out)))
+      return Quantizer::grouped(slot, x, offsets, tensors);
+    return result("grouped", out);
+  }
+
   std::unique_ptr<Observer> make_observer(const SlotSpec& slot) const override {
     const auto* given =
         t_.extension ? static_cast<const tenon_calibration_v1*>(t_.extension(self_, "tenon.quantizer.calibration/1")) : nullptr;

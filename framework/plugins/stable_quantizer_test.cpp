@@ -4,6 +4,7 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/allclose.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/equal.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/matmul.h>
@@ -125,6 +126,16 @@ TEST_CASE("a stable plugin of the least that a quantizer brings works whole thro
   for (int64_t row = 0; row < 37; row += 10) q->quantize_rows(slot, w.narrow(0, row, std::min<int64_t>(10, 37 - row)), row, work);
   const Tensors panels = q->finish(slot, work);
   for (size_t i = 0; i < t.size(); ++i) CHECK(at::equal(panels[i], t[i]));
+}
+
+TEST_CASE("a row of experts: the default multiplies one expert after another") {
+  const auto q = odd().make(Value::table());
+  SlotSpec slot = slot_of(4, 6);
+  slot.kind = SlotKind::Experts, slot.count = 3;
+  const at::Tensor w = at::randn({3, 4, 6}), x = at::randn({5, 6});
+  const Tensors t = q->quantize(slot, w, nullptr);
+  const at::Tensor y = q->grouped(slot, x, at::tensor({0, 2, 2, 5}, at::kLong), t);
+  CHECK(at::equal(y, at::cat({at::linear(x.narrow(0, 0, 2), w[0]), at::linear(x.narrow(0, 2, 3), w[2])})));
 }
 
 TEST_CASE("options arrive: defaults, values, constraints, retired names") {

@@ -37,19 +37,25 @@ void fail_call(tenon_call* call, int32_t, const char* text, int64_t size) {
 
 void log_line(tenon_call* call, int32_t level, const char* text, int64_t size) {
   const LogLevel known = level <= 0 ? LogLevel::Error : level == 1 ? LogLevel::Warn : level == 2 ? LogLevel::Info : LogLevel::Debug;
-  log(known, concat(call->plugin, ": ", view(text, size)));
+  served(call, [&] { log(known, concat(call->plugin, ": ", view(text, size))); });
 }
 
 int32_t is_cancelled(tenon_call*) { return interrupted() ? 1 : 0; }
 
-void put_text(tenon_call* call, const char* text, int64_t size) { call->texts.emplace_back(view(text, size)); }
+void put_text(tenon_call* call, const char* text, int64_t size) {
+  served(call, [&] { call->texts.emplace_back(view(text, size)); });
+}
 void put_value(tenon_call* call, const tenon_value* value) {
   served(call, [&] { call->value = stable::read_value(*value); });
 }
 void put_spec(tenon_call* call, const tenon_tensor_spec* spec) {
-  call->specs.push_back({spec->name, {spec->shape, spec->shape + spec->dim}, static_cast<at::ScalarType>(spec->dtype)});
+  served(call, [&] {
+    call->specs.push_back({spec->name, {spec->shape, spec->shape + spec->dim}, static_cast<at::ScalarType>(spec->dtype)});
+  });
 }
-void put_tensor(tenon_call* call, const char* name, tenon_tensor tensor) { call->tensors.push_back({name ? name : "", taken(tensor)}); }
+void put_tensor(tenon_call* call, const char* name, tenon_tensor tensor) {
+  served(call, [&] { call->tensors.push_back({name ? name : "", taken(tensor)}); });
+}
 
 const std::vector<Source>& sources_of(const tenon_slot_v1* slot, int32_t of_bias) {
   const auto& spec = *static_cast<const SlotSpec*>(slot->host);
@@ -71,8 +77,14 @@ const std::vector<std::string>& names_of(tenon_file* file) {
   if (!file->names) file->names = file->source->names();
   return *file->names;
 }
-int64_t file_count(tenon_file* file) { return static_cast<int64_t>(names_of(file).size()); }
-const char* file_name(tenon_file* file, int64_t index) { return names_of(file)[static_cast<size_t>(index)].c_str(); }
+int64_t file_count(tenon_call* call, tenon_file* file) {
+  int64_t count = -1;
+  served(call, [&] { count = static_cast<int64_t>(names_of(file).size()); });
+  return count;
+}
+int32_t file_name(tenon_call* call, tenon_file* file, int64_t index, const char** out) {
+  return served(call, [&] { *out = names_of(file).at(static_cast<size_t>(index)).c_str(); });
+}
 int32_t file_has(tenon_file* file, const char* name) { return file->source->has(name) ? 1 : 0; }
 int32_t file_spec(tenon_call* call, tenon_file* file, const char* name, tenon_tensor_spec* out) {
   return served(call, [&] {

@@ -69,6 +69,19 @@ at::Tensor Quantizer::rows(const SlotSpec& slot, const at::Tensor& ids, const Te
   return table.index_select(0, inverse).view(shape);
 }
 
+at::Tensor Quantizer::grouped(const SlotSpec& slot, const at::Tensor& x, const at::Tensor& offsets, const Tensors& tensors) const {
+  const at::Tensor bounds = offsets.to(at::kCPU, at::kLong).contiguous();
+  const int64_t* bound = bounds.const_data_ptr<int64_t>();
+  at::Tensor y = at::empty({x.size(0), slot.out}, x.options());
+  for (int64_t e = 0; e < slot.count; ++e) {
+    const int64_t tokens = bound[e + 1] - bound[e];
+    if (tokens == 0) continue;
+    const at::Tensor weight = dequantize(slot, tensors, x.scalar_type(), e, e + 1)[0];
+    y.narrow(0, bound[e], tokens).copy_(at::linear(x.narrow(0, bound[e], tokens), weight));
+  }
+  return y;
+}
+
 std::unique_ptr<Observer> Quantizer::make_observer(const SlotSpec&) const { return nullptr; }
 std::optional<Value> Quantizer::recognise(const Value&, const TensorSource&) const { return std::nullopt; }
 std::vector<std::string> Quantizer::locate(const SlotSpec&, const TensorSource&) const { return {}; }

@@ -4,6 +4,7 @@
 #include <ATen/ops/tensor.h>
 
 #include <algorithm>
+#include <cstring>
 #include <map>
 
 #include "base/options.h"
@@ -153,6 +154,9 @@ Value probe(const Provider<Quantizer>& provider, const Value& options) {
   step("locate", [&] { return Value(q->locate(slot, file)); });
   step("unpack", [&] { return text_of(q->unpack(slot, file)); });
   step("unpack nothing", [&] { return text_of(q->unpack(slot, MemoryFile())); });
+  const std::string state = R"({"list": [1, 2.5, "x", null, {"deep": true}]})";
+  file.tensors["state"] = at::empty({static_cast<int64_t>(state.size())}, at::kByte);
+  std::memcpy(file.tensors["state"].mutable_data_ptr(), state.data(), state.size());
   step("recognise", [&] {
     const auto found = q->recognise(q->quantization_config({}, at::kFloat), file);
     return found ? Value(to_json(*found)) : Value("no");

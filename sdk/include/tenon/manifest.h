@@ -63,6 +63,13 @@ constexpr CxxAbi this_cxx_abi() {
   return abi;
 }
 
+// Plugins of the stable tier may be compiled as C++17.
+#if defined(__cpp_consteval)
+#define TENON_CONSTEVAL consteval
+#else
+#define TENON_CONSTEVAL constexpr
+#endif
+
 namespace detail {
 template <size_t N>
 constexpr void copy_text(char (&target)[N], std::string_view text, const char* /*what*/) {
@@ -71,8 +78,8 @@ constexpr void copy_text(char (&target)[N], std::string_view text, const char* /
 }
 }  // namespace detail
 
-consteval Manifest make_manifest(const ManifestFields& fields, Tier tier, uint64_t torch_abi, uint64_t sdk_hash,
-                                 uint32_t cuda_version = 0) {
+TENON_CONSTEVAL Manifest make_manifest(const ManifestFields& fields, Tier tier, uint64_t torch_abi, uint64_t sdk_hash,
+                                       uint32_t cuda_version = 0) {
   Manifest m{};
   for (int i = 0; i < 16; ++i) m.magic[i] = kManifestMagic[i];
   m.size = sizeof(Manifest);

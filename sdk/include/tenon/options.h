@@ -1,6 +1,6 @@
 #pragma once
 // A plugin's option table: the single source of parsing, defaults, constraints, `host plugins describe`, the recipe
-// reference and spelling suggestions. Defaults are the member initializers of the options struct.
+// reference and spelling suggestions. Defaults are the member initializers of the options struct. Both tiers use it; C++17 is enough.
 //
 //   struct Nf4Options { int64_t block_size = 64; bool double_quant = false; };
 //   OptionTable table = option_table<Nf4Options>({
@@ -28,9 +28,22 @@ struct Constraint {
   std::function<std::string(const Value&)> check = nullptr;
 };
 
-inline Constraint one_of(std::vector<Value> choices) { return {.choices = std::move(choices)}; }
-inline Constraint range(double min, double max = std::numeric_limits<double>::infinity()) { return {.min = min, .max = max}; }
-inline Constraint checked(std::function<std::string(const Value&)> check) { return {.check = std::move(check)}; }
+inline Constraint one_of(std::vector<Value> choices) {
+  Constraint constraint;
+  constraint.choices = std::move(choices);
+  return constraint;
+}
+inline Constraint range(double min, double max = std::numeric_limits<double>::infinity()) {
+  Constraint constraint;
+  constraint.min = min;
+  constraint.max = max;
+  return constraint;
+}
+inline Constraint checked(std::function<std::string(const Value&)> check) {
+  Constraint constraint;
+  constraint.check = std::move(check);
+  return constraint;
+}
 
 struct OptionRow {
   std::string name, doc;
@@ -112,9 +125,9 @@ template <class Owner>
 Owner read_options(const OptionTable& table, const Value& values) {
   Owner options;
   if (values.is_null()) return options;
-  for (const auto& [key, value] : values.as_table())
+  for (const Value::Entry& entry : values.as_table())
     for (const auto& row : table.rows)
-      if (row.name == key) with_context(concat("option '", key, "'"), [&] { row.set(&options, value); });
+      if (row.name == entry.first) with_context(concat("option '", entry.first, "'"), [&] { row.set(&options, entry.second); });
   return options;
 }
 

@@ -116,9 +116,10 @@ typedef struct tenon_services_v1 {
   int64_t (*source_pieces)(const tenon_slot_v1* slot, int32_t of_bias, int64_t source, int32_t* is_stack);
   void (*source_piece)(const tenon_slot_v1* slot, int32_t of_bias, int64_t source, int64_t piece, tenon_piece* out);
 
-  // Files. Names come in the file's order. `spec` and `read` fail for a name that is not there; `read` gives a copy on the CPU.
-  int64_t (*file_count)(tenon_file* file);
-  const char* (*file_name)(tenon_file* file, int64_t index);
+  // Files. Names come in the file's order. `count` gives -1 when it fails, `has` 0 or 1. `name`, `spec` and `read` fail for what is not there; `read`
+  // gives a copy on the CPU.
+  int64_t (*file_count)(tenon_call* call, tenon_file* file);
+  int32_t (*file_name)(tenon_call* call, tenon_file* file, int64_t index, const char** out);
   int32_t (*file_has)(tenon_file* file, const char* name);
   int32_t (*file_spec)(tenon_call* call, tenon_file* file, const char* name, tenon_tensor_spec* out);
   int32_t (*file_read)(tenon_call* call, tenon_file* file, const char* name, tenon_tensor* out);

@@ -130,8 +130,14 @@ class TensorSource {
  public:
   explicit TensorSource(tenon_file* file) : file_(file) {}
   std::vector<std::string> names() const {
+    const int64_t count = detail::services.file_count(detail::current_call, file_);
+    if (count < 0) throw detail::HostFailed{TENON_ERROR_DATA};
     std::vector<std::string> all;
-    for (int64_t i = 0, n = detail::services.file_count(file_); i < n; ++i) all.emplace_back(detail::services.file_name(file_, i));
+    for (int64_t i = 0; i < count; ++i) {
+      const char* name = nullptr;
+      detail::check(detail::services.file_name(detail::current_call, file_, i, &name));
+      all.emplace_back(name);
+    }
     return all;
   }
   bool has(const std::string& name) const { return detail::services.file_has(file_, name.c_str()) != 0; }
