@@ -1,6 +1,7 @@
 // `host`: starts without LibTorch, answers what it can, and opens libtenon.so for the rest.
 #include <dlfcn.h>
 
+#include <cstdlib>
 #include <filesystem>
 
 #include "cli/args.h"
@@ -12,10 +13,23 @@ namespace {
 using namespace tenon;
 using namespace tenon::host;
 
+// What LibTorch's libraries read when they are loaded; the user's own settings stay.
+void prepare_libraries() {
+  auto preset = [](const char* name, const char* value) { ::setenv(name, value, /*overwrite=*/0); };
+  // oneDNN and LibTorch's layer over it each keep the last 1024 compiled products, one for every shape that came, about 0.65 MB each: batches of
+  // ever other lengths would fill them with a gigabyte. What one training step needs fits into this many.
+  preset("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128");
+  preset("LRU_CACHE_CAPACITY", "128");
+  // Threads that wait for work spin for milliseconds by default. On a machine that does other things too they spin in the way of the very thread
+  // they wait for; this is some 20 microseconds, then they sleep.
+  if (!std::getenv("OMP_WAIT_POLICY")) preset("GOMP_SPINCOUNT", "2000");
+}
+
 // The verb's own code, in ../lib/libtenon.so.
 int run_heavy(const Args& args) {
   const std::filesystem::path program = std::filesystem::canonical("/proc/self/exe");
   const std::filesystem::path library = program.parent_path().parent_path() / "lib" / "libtenon.so";
+  prepare_libraries();
   // Lazily: LibTorch has many symbols that a verb never calls.
   void* handle = ::dlopen(library.c_str(), RTLD_LAZY | RTLD_LOCAL);
   if (!handle) fail(ErrorCode::Internal, "cannot load ", library.string(), ": ", ::dlerror());
