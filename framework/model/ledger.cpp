@@ -78,6 +78,9 @@ class Builder {
   size_t index_of(const Unit& unit) const { return static_cast<size_t>(&unit - units_.data()); }
 
   void list_modules() {
+    std::set<std::string> whole;
+    for (const auto& loaded : in_.adapters)
+      for (auto& path : loaded.adapter->modules_to_save(in_.blueprint)) whole.insert(std::move(path));
     for (const auto& slot : in_.blueprint.slots) {
       Unit& unit = unit_of(slot.stack, slot.block, slot.role);
       PlannedModule module{.path = slot.path, .dtype = dtype_name(slot.dtype), .dense_dtype = slot.dtype};
@@ -90,7 +93,9 @@ class Builder {
           if (&home != &unit) unit.tied_to = static_cast<int>(index_of(home));
         }
       } else {
-        const FillerChoice choice = choose_filler(slot, in_.blueprint, in_.quantizers);
+        FillerChoice choice = choose_filler(slot, in_.blueprint, in_.quantizers);
+        if (choice.quantizer && !choice.quantizer->from_checkpoint && whole.count(slot.path))
+          choice = {nullptr, "trained whole by the adapter"};
         module.reason = choice.reason;
         if (choice.quantizer) {
           module.quantizer = choice.quantizer->quantizer.get();
@@ -144,9 +149,6 @@ class Builder {
           unit.activations_kept +=
               static_cast<int64_t>(loaded.adapter->activation_elements(*slot) * static_cast<double>(sizes_.tokens * sizes_.element));
       }
-      for (const auto& path : loaded.adapter->modules_to_save(in_.blueprint))
-        if (const SlotSpec* slot = in_.blueprint.find_slot(path); slot && in_.for_training)
-          unit_of(slot->stack, slot->block, slot->role).trainable += slot->numel();
     }
   }
 

@@ -9,7 +9,7 @@
 #include <map>
 #include <set>
 
-#include "targets.h"
+#include "whole.h"
 
 namespace tenon::lora {
 
@@ -26,6 +26,8 @@ Names names_of(const SlotSpec& slot) {
   if (slot.kind == SlotKind::Embedding) return {path + ".lora_embedding_A", path + ".lora_embedding_B", ""};
   return {path + ".lora_A.weight", path + ".lora_B.weight", path + ".lora_magnitude_vector"};
 }
+
+std::string weight_name(const SlotSpec& slot) { return kPrefix + slot.path + ".weight"; }
 
 std::string shape_text(at::IntArrayRef shape) {
   std::string text = "[";
@@ -59,6 +61,12 @@ std::string plain_key(std::string key) {
   return key;
 }
 
+// With bias = "all" PEFT writes the biases of modules that are trained whole under the names of its wrapper as well.
+bool is_further_copy(const std::string& plain) {
+  return plain.ends_with(".bias") &&
+         (plain.find(".original_module.") != std::string::npos || plain.find(".modules_to_save.") != std::string::npos);
+}
+
 }  // namespace
 
 Lora::Lora(const LoraOptions& options) : options_(options) {
@@ -72,15 +80,34 @@ std::vector<std::string> Lora::targets(const Blueprint& blueprint) const {
     for (const auto& path : found.paths)
       if (const SlotSpec* slot = blueprint.find_slot(path); slot && slot->kind == SlotKind::Embedding)
         fail(ErrorCode::Recipe, "use_dora on the embedding '", path, "' is not served yet: leave it out of target_modules");
-  config_names_ = std::move(found.names);
-  return std::move(found.paths);
+  found_ = std::move(found);
+  return found_.paths;
+}
+
+std::vector<std::string> Lora::modules_to_save(const Blueprint& blueprint) const {
+  const std::set<std::string> whole = find_targets(options_, blueprint, !saved_config_.is_null()).whole;
+  return {whole.begin(), whole.end()};
+}
+
+std::string Lora::bias_name(const SlotSpec& slot) const {
+  if (!slot.bias) return "";
+  const std::string path = kPrefix + slot.path;
+  if (found_.whole.count(slot.path) || found_.biased.count(slot.path)) return path + ".bias";
+  return options_.bias == "none" ? "" : path + ".base_layer.bias";
 }
 
 std::vector<TensorSpec> Lora::parameters(const SlotSpec& slot) const {
+  std::vector<TensorSpec> specs;
+  if (const std::string bias = bias_name(slot); !bias.empty()) specs.push_back({bias, {slot.out}, at::kFloat});
+  if (found_.biased.count(slot.path)) return specs;
+  if (found_.whole.count(slot.path)) {
+    specs.push_back({weight_name(slot), {slot.out, slot.in}, at::kFloat});
+    return specs;
+  }
   const int64_t r = rank_of(options_, slot.path);
   const Names names = names_of(slot);
   if (slot.kind == SlotKind::Embedding) return {{names.a, {r, slot.out}, at::kFloat}, {names.b, {slot.in, r}, at::kFloat}};
-  std::vector<TensorSpec> specs{{names.a, {r, slot.in}, at::kFloat}, {names.b, {slot.out, r}, at::kFloat}};
+  specs.insert(specs.end(), {{names.a, {r, slot.in}, at::kFloat}, {names.b, {slot.out, r}, at::kFloat}});
   if (options_.use_dora) specs.push_back({names.magnitude, {slot.out}, at::kFloat});
   return specs;
 }
@@ -110,46 +137,71 @@ void Lora::initialise(LowRank& update, bool is_embedding) const {
 
 // The narrow product, and with dropout a mask of one byte an element.
 double Lora::activation_elements(const SlotSpec& slot) const {
+  if (found_.whole.count(slot.path) || found_.biased.count(slot.path)) return 0;
   const double mask = options_.lora_dropout > 0 ? static_cast<double>(slot.in) / static_cast<double>(c10::elementSize(slot.dtype)) : 0;
   return mask + static_cast<double>(options_.r);
 }
 
 std::shared_ptr<Filler> Lora::wrap(const SlotSpec& slot, std::shared_ptr<Filler> base, at::Device device, bool trainable) {
+  Target target{.slot = slot, .base = base};
+  const at::TensorOptions options = at::TensorOptions(device).dtype(at::kFloat);
+  const bool is_whole = found_.whole.count(slot.path), is_adapted = !is_whole && !found_.biased.count(slot.path);
+  {
+    at::NoGradGuard no_grad;
+    if (!bias_name(slot).empty()) target.bias = base->bias().detach().to(options, /*non_blocking=*/false, /*copy=*/true);
+    if (is_whole) target.weight = base->dense_rows(at::kFloat, 0, slot.out).to(options, /*non_blocking=*/false, /*copy=*/true);
+  }
+  std::shared_ptr<Filler> filler;
+  if (is_whole)
+    filler = std::make_shared<WholeFiller>(std::move(base), target.weight, target.bias, switches_);
+  else {
+    filler = target.bias.defined() ? std::make_shared<BiasFiller>(base, target.bias, switches_) : base;
+    if (is_adapted) filler = add_low_rank(target, std::move(filler), options);
+  }
+  for (const auto& leaf : leaves_of(target)) leaf.tensor.set_requires_grad(trainable);
+  targets_.push_back(std::move(target));
+  return filler;
+}
+
+std::shared_ptr<Filler> Lora::add_low_rank(Target& target, std::shared_ptr<Filler> base, const at::TensorOptions& options) const {
+  const SlotSpec& slot = target.slot;
   const bool is_embedding = slot.kind == SlotKind::Embedding;
-  const auto specs = parameters(slot);
-  LowRank update;
+  const int64_t r = rank_of(options_, slot.path), rows = is_embedding ? slot.in : slot.out, columns = is_embedding ? slot.out : slot.in;
+  LowRank& update = target.update;
   update.scaling = scaling_of(options_, slot.path);
   update.dropout = options_.lora_dropout;
-  update.a = at::zeros(specs[0].shape, at::TensorOptions(device).dtype(at::kFloat));
-  update.b = at::zeros(specs[1].shape, at::TensorOptions(device).dtype(at::kFloat));
+  update.a = at::zeros({r, columns}, options);
+  update.b = at::zeros({rows, r}, options);
   initialise(update, is_embedding);
-  if (specs.size() > 2) update.magnitude = at::zeros(specs[2].shape, update.a.options());
-  std::shared_ptr<Filler> filler;
-  if (is_embedding)
-    filler = std::make_shared<LoraEmbedding>(base, update, switches_);
-  else {
-    auto linear = std::make_shared<LoraLinear>(base, update, switches_);
-    if (update.magnitude.defined()) linear->start_magnitude();
-    filler = linear;
-  }
-  for (const at::Tensor& leaf : {update.a, update.b, update.magnitude})
-    if (leaf.defined()) leaf.set_requires_grad(trainable);
-  targets_.push_back({slot, update, std::move(base)});
-  return filler;
+  if (is_embedding) return std::make_shared<LoraEmbedding>(std::move(base), update, switches_);
+  if (options_.use_dora) update.magnitude = at::zeros({slot.out}, options);
+  auto linear = std::make_shared<LoraLinear>(std::move(base), update, switches_);
+  if (update.magnitude.defined()) linear->start_magnitude();
+  return linear;
+}
+
+std::vector<AdapterParameter> Lora::leaves_of(const Target& target) const {
+  const Names names = names_of(target.slot);
+  std::vector<AdapterParameter> leaves;
+  auto add = [&](const std::string& name, const at::Tensor& leaf) {
+    if (leaf.defined()) leaves.push_back({name, leaf});
+  };
+  add(weight_name(target.slot), target.weight);
+  add(names.a, target.update.a);
+  add(names.b, target.update.b);
+  add(names.magnitude, target.update.magnitude);
+  add(bias_name(target.slot), target.bias);
+  return leaves;
 }
 
 std::vector<AdapterParameter> Lora::state() const {
   std::vector<AdapterParameter> parameters;
-  for (const auto& target : targets_) {
-    const Names names = names_of(target.slot);
-    parameters.push_back({names.a, target.update.a});
-    parameters.push_back({names.b, target.update.b});
-    if (target.update.magnitude.defined()) parameters.push_back({names.magnitude, target.update.magnitude});
-  }
+  for (const auto& target : targets_)
+    for (auto& leaf : leaves_of(target)) parameters.push_back(std::move(leaf));
   return parameters;
 }
 
-Value Lora::config(const std::string& base_model) const { return write_peft_config(options_, config_names_, base_model, saved_config_); }
+Value Lora::config(const std::string& base_model) const { return write_peft_config(options_, found_.names, base_model, saved_config_); }
 
 void Lora::configure(const Value& saved_config) {
   options_ = read_peft_config(saved_config, options_);
@@ -164,21 +216,27 @@ void Lora::load(const TensorSource& weights) {
   std::map<std::string, std::pair<std::string, at::Tensor>> places;  // plain key -> name as written, tensor
   std::map<std::string, const Target*> bases;                        // plain key of a saved copy of the base weight
   std::set<std::string> missing;
-  for (const auto& target : targets_) {
-    const Names names = names_of(target.slot);
-    auto offer = [&](const std::string& name, const at::Tensor& tensor) {
-      if (!tensor.defined()) return;
+  const size_t prefix = std::string(kPrefix).size();
+  for (const auto& target : targets_)
+    for (const auto& [name, tensor] : leaves_of(target)) {
       missing.insert(name);
-      const std::string tail = name.substr(std::string(kPrefix).size() + target.slot.path.size());
-      for (const auto& path : known_paths(target.slot)) places.emplace(path + tail, std::pair{name, tensor});
-    };
-    offer(names.a, target.update.a);
-    offer(names.b, target.update.b);
-    offer(names.magnitude, target.update.magnitude);
+      places.emplace(name.substr(prefix), std::pair{name, tensor});
+    }
+  // A head that is tied to an embedding may have lain under its name: each one's own name comes first.
+  for (const auto& target : targets_) {
+    for (const auto& [name, tensor] : leaves_of(target)) {
+      const std::string tail = name.substr(prefix + target.slot.path.size());
+      for (const auto& path : known_paths(target.slot)) {
+        places.emplace(path + tail, std::pair{name, tensor});
+        if (tail == ".base_layer.bias")
+          places.emplace(path + ".bias", std::pair{name, tensor});  // files from before PEFT's wrapper had its name there
+      }
+    }
     for (const auto& path : known_paths(target.slot)) bases.emplace(path + ".base_layer.weight", &target);
   }
   for (const auto& key : weights.names()) {
     const std::string plain = plain_key(key);
+    if (is_further_copy(plain)) continue;
     if (auto place = places.find(plain); place != places.end()) {
       const auto& [name, tensor] = place->second;
       const TensorSpec spec = weights.spec(key);
@@ -219,7 +277,9 @@ const Lora::Target* Lora::find(const std::string& path) const {
 
 at::Tensor Lora::merge(const SlotSpec& slot, const at::Tensor& weight) const {
   const Target* target = find(slot.path);
-  return target ? merged(target->update, slot.kind == SlotKind::Embedding, weight) : weight;
+  if (!target) return weight;
+  if (target->weight.defined()) return target->weight.detach().to(weight.device());
+  return target->update.a.defined() ? merged(target->update, slot.kind == SlotKind::Embedding, weight) : weight;
 }
 
 }  // namespace tenon::lora

@@ -7,6 +7,7 @@
 
 #include "lora_filler.h"
 #include "options.h"
+#include "targets.h"
 #include "tenon/adapter.h"
 
 namespace tenon::lora {
@@ -16,6 +17,7 @@ class Lora final : public Adapter {
   explicit Lora(const LoraOptions& options);
 
   std::vector<std::string> targets(const Blueprint& blueprint) const override;
+  std::vector<std::string> modules_to_save(const Blueprint& blueprint) const override;
   std::vector<TensorSpec> parameters(const SlotSpec& slot) const override;
   double activation_elements(const SlotSpec& slot) const override;
   std::shared_ptr<Filler> wrap(const SlotSpec& slot, std::shared_ptr<Filler> base, at::Device device, bool trainable) override;
@@ -28,19 +30,25 @@ class Lora final : public Adapter {
   at::Tensor merge(const SlotSpec& slot, const at::Tensor& weight) const override;
 
  private:
+  // Leaves that a target does not have are undefined.
   struct Target {
     SlotSpec slot;
     LowRank update;
+    at::Tensor weight, bias;  // float32; weight: of a module that is trained whole
     std::shared_ptr<Filler> base;
   };
   const Target* find(const std::string& path) const;
+  // Its leaves and their names in the file.
+  std::vector<AdapterParameter> leaves_of(const Target& target) const;
+  std::string bias_name(const SlotSpec& slot) const;  // empty: not trained
+  std::shared_ptr<Filler> add_low_rank(Target& target, std::shared_ptr<Filler> base, const at::TensorOptions& options) const;
   void initialise(LowRank& update, bool is_embedding) const;
 
   LoraOptions options_;
   Value saved_config_;
   std::shared_ptr<Switches> switches_ = std::make_shared<Switches>();
   std::vector<Target> targets_;
-  mutable std::vector<std::string> config_names_;  // of the last targets(): adapter_config.json names them
+  mutable TargetSet found_;  // of the last targets()
 };
 
 }  // namespace tenon::lora

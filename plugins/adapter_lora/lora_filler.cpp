@@ -39,19 +39,19 @@ std::vector<at::Tensor> LoraLinear::linear_many(std::span<Filler* const> group, 
   return outputs;
 }
 
-const at::Tensor& LoraLinear::cast(const at::Tensor& leaf, at::ScalarType dtype, int which) {
+const at::Tensor& CastCache::get(const at::Tensor& leaf, at::ScalarType dtype) {
   if (leaf.scalar_type() == dtype) return leaf;
-  Cast& kept = casts_[which];
   const auto version = static_cast<uint32_t>(leaf._version());
-  // What is trained is cast anew: fused optimizers change a leaf without counting its version up.
-  if (!kept.tensor.defined() || leaf.requires_grad() || kept.version != version || kept.tensor.scalar_type() != dtype)
-    kept = {leaf.detach().to(dtype), version};
-  return kept.tensor;
+  if (!tensor_.defined() || leaf.requires_grad() || version_ != version || tensor_.scalar_type() != dtype) {
+    tensor_ = leaf.detach().to(dtype);
+    version_ = version;
+  }
+  return tensor_;
 }
 
 at::Tensor LoraLinear::add_update(const at::Tensor& x, at::Tensor y) {
   if (update_.magnitude.defined()) return add_direction(x, y);
-  const at::Tensor &a = cast(update_.a, x.scalar_type(), 0), &b = cast(update_.b, x.scalar_type(), 1);
+  const at::Tensor &a = cast_a_.get(update_.a, x.scalar_type()), &b = cast_b_.get(update_.b, x.scalar_type());
   const double dropout = switches_->training ? update_.dropout : 0;
   if (!at::GradMode::is_enabled() && dropout == 0 && y.is_contiguous()) {
     const at::Tensor narrow = at::linear(x.reshape({-1, x.size(-1)}), a);
@@ -63,7 +63,7 @@ at::Tensor LoraLinear::add_update(const at::Tensor& x, at::Tensor y) {
 }
 
 at::Tensor LoraLinear::add_direction(const at::Tensor& x, const at::Tensor& y) {
-  const at::Tensor &a = cast(update_.a, x.scalar_type(), 0), &b = cast(update_.b, x.scalar_type(), 1);
+  const at::Tensor &a = cast_a_.get(update_.a, x.scalar_type()), &b = cast_b_.get(update_.b, x.scalar_type());
   const double dropout = switches_->training ? update_.dropout : 0;
   const at::Tensor seen = drop(x, dropout);
   at::Tensor direction = dropout > 0 ? base_->linear(seen) : y;

@@ -11,6 +11,17 @@ struct Switches {
   bool enabled = true, training = false;
 };
 
+// A frozen tensor in another dtype, made once. What is trained is cast anew each time: fused optimizers change a leaf without counting its
+// version up.
+class CastCache {
+ public:
+  const at::Tensor& get(const at::Tensor& leaf, at::ScalarType dtype);
+
+ private:
+  at::Tensor tensor_;
+  uint32_t version_ = 0;
+};
+
 struct LowRank {
   at::Tensor a, b;       // float32 leaves. Linear: [r, in] and [out, r]; embedding: [r, rows] and [width, r]
   at::Tensor magnitude;  // [out] float32, DoRA only
@@ -37,17 +48,12 @@ class LoraLinear final : public Filler {
  private:
   at::Tensor add_update(const at::Tensor& x, at::Tensor y);
   at::Tensor add_direction(const at::Tensor& x, const at::Tensor& y);
-  const at::Tensor& cast(const at::Tensor& leaf, at::ScalarType dtype, int which);
 
   std::shared_ptr<Filler> base_;
   LowRank update_;
   std::shared_ptr<const Switches> switches_;
   at::Tensor square_norms_;  // DoRA: of the rows of W, [out] float32
-  // The leaves in the last other dtype asked for, while they do not change.
-  struct Cast {
-    at::Tensor tensor;
-    uint32_t version = 0;
-  } casts_[2];
+  CastCache cast_a_, cast_b_;
 };
 
 // rows(ids) = base(ids) + scaling * (a^T)[ids] b^T, computed in float32; no dropout.

@@ -132,10 +132,13 @@ OptionTable lora_options() {
       option(&LoraOptions::alpha_pattern, "alpha_pattern",
              "lora_alpha by regular expression on the end of the path; the first match counts.",
              checked([](const Value& v) { return check_pattern(v, false); })),
-      option(&LoraOptions::bias, "bias", "Which biases are trained; only \"none\" so far.", one_of({"none", "all", "lora_only"})),
+      option(&LoraOptions::bias, "bias",
+             "Which biases are trained and saved: \"none\", \"all\" of the model, or those of the adapted modules.",
+             one_of({"none", "all", "lora_only"})),
       option(&LoraOptions::use_rslora, "use_rslora", "Scale by lora_alpha / sqrt(r)."),
       option(&LoraOptions::use_dora, "use_dora", "Train the magnitude of each output row apart from its direction (DoRA)."),
-      option(&LoraOptions::modules_to_save, "modules_to_save", "Modules trained whole and saved with the adapter; not served yet."),
+      option(&LoraOptions::modules_to_save, "modules_to_save",
+             "Linear layers and embeddings (or blocks of them) that are trained whole and saved with the adapter, by name."),
       option(&LoraOptions::init_lora_weights, "init_lora_weights",
              "\"default\" (or true): A uniform, B zero. \"gaussian\": A normal with deviation 1/r, B zero. false: both random.",
              checked(check_init)),
@@ -148,8 +151,6 @@ OptionTable lora_options() {
 }
 
 void require_served(const LoraOptions& options) {
-  if (options.bias != "none") fail(ErrorCode::Recipe, "bias = \"", options.bias, "\" is not served yet: use \"none\"");
-  if (!options.modules_to_save.empty()) fail(ErrorCode::Recipe, "modules_to_save is not served yet: target the modules instead");
   if (options.fan_in_fan_out) fail(ErrorCode::Recipe, "fan_in_fan_out = true is not served: no model here stores weights as (in, out)");
   if (!options.layers_to_transform.is_null() && options.target_modules.is_string())
     fail(ErrorCode::Recipe, "layers_to_transform needs target_modules as a list, found \"", options.target_modules.as_string(), "\"");
@@ -181,9 +182,15 @@ LoraOptions read_peft_config(const Value& config, const LoraOptions& recipe) {
   replace_if_set(config, "layers_to_transform", o.layers_to_transform);
   replace_if_set(config, "layers_pattern", o.layers_pattern);
   o.init_lora_weights = true;
-  if (const Value* modules = config.find_set("modules_to_save"); modules && !is_off(*modules))
-    problems.push_back("modules_to_save is not served yet");
-  if (o.bias != "none") problems.push_back(concat("bias is '", o.bias, "', only 'none' is served so far"));
+  if (const Value* modules = config.find_set("modules_to_save"); modules && !is_off(*modules)) {
+    const std::string problem = modules->is_list() ? check_names(*modules) : concat("expected a list, found ", modules->type_name());
+    if (!problem.empty())
+      problems.push_back("modules_to_save: " + problem);
+    else
+      for (const auto& item : modules->as_list()) o.modules_to_save.push_back(item.as_string());
+  }
+  if (o.bias != "none" && o.bias != "all" && o.bias != "lora_only")
+    problems.push_back(concat("bias is '", o.bias, "', expected none, all or lora_only"));
   if (o.fan_in_fan_out) problems.push_back("fan_in_fan_out is true, only false is served");
   if (o.r < 1) problems.push_back(concat("r is ", o.r, ", expected a positive int"));
   for (auto [name, text] : {std::pair{"target_modules", check_names(o.target_modules)},
@@ -206,6 +213,9 @@ LoraOptions read_peft_config(const Value& config, const LoraOptions& recipe) {
                   concat(o.lora_alpha));
   refuse_conflict(conflicts, "use_rslora", recipe.use_rslora, fallback.use_rslora, o.use_rslora, "true", "false");
   refuse_conflict(conflicts, "use_dora", recipe.use_dora, fallback.use_dora, o.use_dora, "true", "false");
+  refuse_conflict(conflicts, "bias", recipe.bias, fallback.bias, o.bias, recipe.bias, o.bias);
+  refuse_conflict(conflicts, "modules_to_save", recipe.modules_to_save, fallback.modules_to_save, o.modules_to_save, "one thing",
+                  "another");
   const bool is_expanded =
       recipe.target_modules.is_string() && recipe.target_modules.as_string() == "all-linear";  // the file holds names instead
   if (!is_expanded) refuse_conflict(conflicts, "target_modules", recipe.target_modules, Value(), o.target_modules, "one thing", "another");
@@ -266,6 +276,8 @@ Value write_peft_config(const LoraOptions& options, const std::vector<std::strin
   out.set("alpha_pattern", options.alpha_pattern);
   out.set("use_rslora", options.use_rslora);
   out.set("use_dora", options.use_dora);
+  out.set("bias", options.bias);
+  if (!options.modules_to_save.empty()) out.set("modules_to_save", options.modules_to_save);
   out.set("exclude_modules", options.exclude_modules);
   out.set("layers_to_transform", options.layers_to_transform);
   out.set("layers_pattern", options.layers_pattern);

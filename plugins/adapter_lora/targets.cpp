@@ -42,6 +42,16 @@ class ModuleRule {
   std::vector<std::string> names_;
 };
 
+// "mlp" names every module that is called so, and what is inside it.
+bool lies_in_module(const std::string& path, const std::string& name) {
+  if (name.empty()) return false;
+  for (size_t at = path.find(name); at != std::string::npos; at = path.find(name, at + 1)) {
+    const size_t end = at + name.size();
+    if ((at == 0 || path[at - 1] == '.') && (end == path.size() || path[end] == '.')) return true;
+  }
+  return false;
+}
+
 // layers_to_transform: the first number between dots that layers_pattern allows must be among the indices.
 class LayerRule {
  public:
@@ -162,6 +172,41 @@ const Value* first_match(const Value& patterns, const std::string& path, const c
 
 }  // namespace
 
+namespace {
+
+bool is_whole(const LoraOptions& options, const std::string& path) {
+  return std::any_of(options.modules_to_save.begin(), options.modules_to_save.end(),
+                     [&](const std::string& name) { return lies_in_module(path, name); });
+}
+
+// Names in modules_to_save that are nothing here (unless a file brought them), or that hold something that is neither linear layer nor embedding.
+void check_whole(const LoraOptions& options, const Blueprint& blueprint, bool saved) {
+  for (const std::string& name : options.modules_to_save) {
+    for (const auto& tensor : blueprint.tensors)
+      if (lies_in_module(tensor.path, name))
+        fail(ErrorCode::Recipe, "modules_to_save: '", name, "' holds '", tensor.path,
+             "', and only linear layers and embeddings can be trained whole: name those in it");
+    size_t count = 0;
+    for (const auto& slot : blueprint.slots) {
+      if (!lies_in_module(slot.path, name)) continue;
+      ++count;
+      if (slot.kind == SlotKind::Experts || slot.count != 1)
+        fail(ErrorCode::Recipe, "modules_to_save: '", name, "' holds '", slot.path,
+             "', whose weights are experts: they are not served yet");
+    }
+    if (count == 0 && !saved)
+      fail(ErrorCode::Recipe, "modules_to_save: no module is named '", name, "'; there are ", known_names(blueprint, name));
+  }
+}
+
+void check_all_biases(const Blueprint& blueprint) {
+  for (const auto& tensor : blueprint.tensors)
+    if (tensor.path.ends_with(".bias"))
+      fail(ErrorCode::Recipe, "bias = \"all\": '", tensor.path, "' is not the bias of a linear layer: use \"lora_only\"");
+}
+
+}  // namespace
+
 TargetSet find_targets(const LoraOptions& options, const Blueprint& blueprint, bool saved) {
   const bool is_default = options.target_modules.is_null();
   const Value& wanted = is_default ? default_targets(blueprint.model_type) : options.target_modules;
@@ -169,17 +214,31 @@ TargetSet find_targets(const LoraOptions& options, const Blueprint& blueprint, b
   const ModuleRule include(all_linear ? Value() : wanted, "target_modules");
   const ModuleRule exclude(options.exclude_modules, "exclude_modules");
   const LayerRule layers(options);
+  check_whole(options, blueprint, saved);
+  if (options.bias == "all") check_all_biases(blueprint);
 
   TargetSet found;
+  size_t adapted = 0;
   std::vector<std::string> linear;  // before exclude_modules, which the config names apart
   for (const auto& slot : blueprint.slots) {
     const bool is_linear = slot.kind == SlotKind::Linear && slot.count == 1;
+    if (is_whole(options, slot.path)) {
+      found.whole.insert(slot.path);
+      found.paths.push_back(slot.path);
+      continue;
+    }
     const bool is_match = all_linear ? is_linear && slot.role != SlotRole::OutputHead : include.matches(slot.path);
     if (is_match && all_linear) linear.push_back(slot.path);
-    if (!is_match || exclude.matches(slot.path) || (wanted.is_list() && !layers.allows(slot.path))) continue;
+    if (!is_match || exclude.matches(slot.path) || (wanted.is_list() && !layers.allows(slot.path))) {
+      if (options.bias != "all" || !is_linear || !slot.bias) continue;
+      found.biased.insert(slot.path);
+      found.paths.push_back(slot.path);
+      continue;
+    }
     if (slot.kind == SlotKind::Experts || slot.count != 1)
       fail(ErrorCode::Recipe, "target_modules names '", slot.path, "', whose weights are experts: they are not served yet");
     found.paths.push_back(slot.path);
+    ++adapted;
   }
   if (wanted.is_list() && !saved)
     for (const auto& item : wanted.as_list()) {
@@ -187,7 +246,7 @@ TargetSet find_targets(const LoraOptions& options, const Blueprint& blueprint, b
       if (std::none_of(blueprint.slots.begin(), blueprint.slots.end(), [&](const auto& slot) { return ends_with_name(slot.path, name); }))
         fail(ErrorCode::Recipe, "target_modules: no module is named '", name, "'; there are ", known_names(blueprint, name));
     }
-  if (found.paths.empty()) {
+  if (adapted == 0) {
     std::string text = "nothing";
     if (wanted.is_string())
       text = "'" + wanted.as_string() + "'";

@@ -1,5 +1,6 @@
 #pragma once
 // Which slots get an update, and of which rank: PEFT's matching rules.
+#include <set>
 #include <string>
 #include <vector>
 
@@ -9,12 +10,15 @@
 namespace tenon::lora {
 
 struct TargetSet {
-  std::vector<std::string> paths;  // blueprint order
+  std::vector<std::string> paths;  // all that are wrapped, in blueprint order
+  std::set<std::string> whole;     // those of them that are trained whole (modules_to_save)
+  std::set<std::string> biased;    // those of them of which only the bias is trained
   std::vector<std::string> names;  // what adapter_config.json names instead of "all-linear" or a default
 };
 
 // saved: the options come from a file, whose list may name modules that this model does not have.
 // Error(Recipe) for a name that matches nothing, for an invalid regular expression and for a match that is no linear layer or embedding.
+// What modules_to_save names, or contains it, is never a target besides.
 TargetSet find_targets(const LoraOptions& options, const Blueprint& blueprint, bool saved);
 
 // Rank and alpha of one path after the patterns.

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <set>
 
 using namespace tenon;
 using namespace tenon::lora;
@@ -214,9 +215,9 @@ TEST_CASE("keys that change the mathematics are refused, all of them at once") {
   saved.set("lora_bias", true);
   saved.set("init_lora_weights", "pissa_niter_4");
   saved.set("from_the_future", 1);
-  saved.set("bias", "all");
+  saved.set("bias", "some");
   const std::string text = error_of([&] { read_peft_config(saved, {}); });
-  for (const char* key : {"'use_qalora'", "'target_parameters'", "'lora_bias'", "pissa_niter_4", "'from_the_future'", "bias is 'all'"}) {
+  for (const char* key : {"'use_qalora'", "'target_parameters'", "'lora_bias'", "pissa_niter_4", "'from_the_future'", "bias is 'some'"}) {
     INFO(text);
     CHECK(text.find(key) != std::string::npos);
   }
@@ -241,15 +242,48 @@ TEST_CASE("a recipe that asks for another shape than the file has is refused, dr
 
 TEST_CASE("what is not served yet says so") {
   LoraOptions options;
-  options.bias = "all";
-  CHECK(error_of([&] { require_served(options); }).find("not served yet") != std::string::npos);
-  options = {};
-  options.modules_to_save = {"lm_head"};
-  CHECK(error_of([&] { require_served(options); }).find("not served yet") != std::string::npos);
+  options.fan_in_fan_out = true;
+  CHECK(error_of([&] { require_served(options); }).find("not served") != std::string::npos);
   for (const auto& row : lora_options().rows)
     if (row.name == "init_lora_weights") {
       CHECK(row.constraint.check(Value("loftq")).find("not served yet") != std::string::npos);
       CHECK(row.constraint.check(Value("default")).empty());
       CHECK(row.constraint.check(Value(false)).empty());
     }
+}
+
+TEST_CASE("modules_to_save takes what it names, or contains, away from the targets") {
+  LoraOptions options;
+  options.target_modules = list({"q_proj", "up_proj"});
+  options.modules_to_save = {"0.mlp", "lm_head"};
+  const TargetSet set = find_targets(options, two_layers(), false);
+  CHECK(set.whole ==
+        std::set<std::string>{"lm_head", "model.layers.0.mlp.down_proj", "model.layers.0.mlp.gate_proj", "model.layers.0.mlp.up_proj"});
+  CHECK(set.paths.size() == 7);  // and q_proj twice, up_proj of the other layer
+  CHECK(set.biased.empty());
+
+  options.modules_to_save = {"lm_haed"};
+  CHECK(error_of([&] { find_targets(options, two_layers(), false); }).find("no module is named 'lm_haed'; there are lm_head") !=
+        std::string::npos);
+  CHECK(find_targets(options, two_layers(), true).whole.empty());  // a file may have been made for a larger model
+  Blueprint blueprint = two_layers();
+  blueprint.tensors.push_back({.path = "model.norm.weight", .shape = {8}});
+  options.modules_to_save = {"norm"};
+  CHECK(error_of([&] { find_targets(options, blueprint, false); }).find("'norm' holds 'model.norm.weight'") != std::string::npos);
+}
+
+TEST_CASE("bias = all adds the layers that have a bias and no update") {
+  Blueprint blueprint = two_layers();
+  for (auto& slot : blueprint.slots) slot.bias = slot.path.ends_with("q_proj") || slot.path.ends_with("k_proj");
+  LoraOptions options;
+  options.target_modules = list({"q_proj", "up_proj"});
+  options.bias = "lora_only";
+  CHECK(find_targets(options, blueprint, false).biased.empty());
+  options.bias = "all";
+  const TargetSet set = find_targets(options, blueprint, false);
+  CHECK(set.biased == std::set<std::string>{"model.layers.0.self_attn.k_proj", "model.layers.1.self_attn.k_proj"});
+  CHECK(set.paths.size() == 6);
+  blueprint.tensors.push_back({.path = "model.norm.bias", .shape = {8}});
+  CHECK(error_of([&] { find_targets(options, blueprint, false); }).find("'model.norm.bias' is not the bias of a linear layer") !=
+        std::string::npos);
 }

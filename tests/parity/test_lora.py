@@ -34,12 +34,20 @@ CASES = {
     "embedding": {"target_modules": ["embed_tokens", "q_proj"]},
     "head": {"target_modules": ["lm_head", "v_proj"]},
     "embedding_and_head": {"target_modules": ["embed_tokens", "lm_head", "down_proj"], "rank_pattern": {"embed_tokens": 3}},
+    "bias_lora_only": {"target_modules": ["q_proj", "down_proj"], "bias": "lora_only"},
+    "bias_all": {"target_modules": ["q_proj", "down_proj"], "bias": "all"},
+    "bias_dora": {"target_modules": ["q_proj", "v_proj"], "bias": "all", "use_dora": True},
+    "whole_head": {"target_modules": ["v_proj"], "modules_to_save": ["lm_head"]},
+    "whole_embedding_and_head": {"target_modules": "all-linear", "modules_to_save": ["embed_tokens", "lm_head"]},
+    "whole_blocks": {"target_modules": ["v_proj", "up_proj"], "modules_to_save": ["mlp", "k_proj"], "bias": "all"},
     "dora": {"target_modules": LINEAR, "use_dora": True, "alpha_pattern": {"q_proj": 20}},
 }
 
 
 def checkpoint(folder, model_type, seed, tie=False):
     config = {**tiny.random_config(model_type, seed), "num_hidden_layers": 2, "tie_word_embeddings": tie}
+    if model_type == "llama":
+        config.update(attention_bias=True, mlp_bias=True)
     model = tiny.make_model(model_type, config, seed)
     tiny.save_checkpoint(folder, model)
     ids = torch.randint(0, config["vocab_size"], (2, 13), generator=torch.Generator().manual_seed(seed))
@@ -55,6 +63,8 @@ def randomise(model, seed):
                 parameter.mul_(1 + 0.3 * torch.rand_like(parameter))
             elif "lora_" in name:
                 parameter.normal_(0.0, 0.3)
+            elif parameter.requires_grad:  # biases, and modules that are trained whole
+                parameter.add_(0.3 * parameter.std() * torch.randn_like(parameter))
 
 
 class NoMissingKeys:
@@ -135,8 +145,10 @@ def test_config_is_the_one_peft_writes(case, tmp_path):
             if isinstance(config[key], list):
                 config[key] = sorted(config[key])
     assert ours == theirs
-    # The same tensors, but for PEFT's copies of targeted embeddings and heads, which are the base's own.
-    names = [{key for key in load_file(folder / "adapter_model.safetensors") if "base_layer" not in key} for folder in (tmp_path / "peft", tmp_path / "out")]
+    # The same tensors, but for PEFT's copies of targeted embeddings and heads, which are the base's own, and the further names that bias = "all"
+    # gives the biases of modules that are trained whole.
+    copies = ("base_layer.weight", ".original_module.", ".modules_to_save.")
+    names = [{key for key in load_file(folder / "adapter_model.safetensors") if not any(copy in key for copy in copies)} for folder in (tmp_path / "peft", tmp_path / "out")]
     assert names[0] == names[1]
 
 
@@ -159,10 +171,43 @@ def test_a_continued_adapter_keeps_its_config_and_weights(tmp_path):
         torch.testing.assert_close(tensor, before[name], rtol=0, atol=1e-7)
 
 
-def test_adapters_of_tied_models(tmp_path):
+TIED_CASES = {
+    "adapted": {"target_modules": ["embed_tokens", "q_proj"]},
+    "whole_head": {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]},
+    "whole_embedding": {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]},
+    "both_whole": {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens", "lm_head"]},
+}
+
+
+@pytest.mark.parametrize("case", TIED_CASES)
+def test_adapters_of_tied_models(case, tmp_path):
     base, ids = checkpoint(tmp_path / "model", "llama", 11, tie=True)
-    model = peft.get_peft_model(base, peft.LoraConfig(task_type="CAUSAL_LM", target_modules=["embed_tokens", "q_proj"])).eval()
+    model = peft.get_peft_model(base, peft.LoraConfig(task_type="CAUSAL_LM", **TIED_CASES[case])).eval()
     randomise(model, 11)
     model.save_pretrained(tmp_path / "adapter")
     recipe = tiny.write_recipe(tmp_path / "recipe.toml", model={"path": tmp_path / "model", "dtype": "float32"}, adapter={"type": "lora", "path": tmp_path / "adapter"})
     assert tiny.relative_error(tiny.host_logits(recipe, ids), logits_of(model, ids)) <= TOLERANCE
+
+
+@pytest.mark.parametrize("tie", [False, True])
+def test_whole_modules_and_biases_survive_merging(tie, tmp_path):
+    base, ids = checkpoint(tmp_path / "model", "qwen2", 12, tie=tie)
+    options = {"target_modules": ["q_proj", "up_proj"], "bias": "all", "modules_to_save": ["lm_head"]}
+    tiny.run_host("run", training_recipe(tmp_path, options))
+    recipe = tiny.write_recipe(tmp_path / "recipe.toml", model={"path": tmp_path / "model", "dtype": "float32"}, adapter={"type": "lora", "path": tmp_path / "out"})
+    tiny.run_host("export", recipe, "--to", tmp_path / "merged", "--merge")
+    merged = tiny.transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32).eval()
+    expected = logits_of(peft.PeftModel.from_pretrained(base, tmp_path / "out").eval(), ids)
+    assert tiny.relative_error(logits_of(merged, ids), expected) <= TOLERANCE
+
+
+def test_whole_modules_are_not_quantized(tmp_path):
+    checkpoint(tmp_path / "model", "llama", 13)
+    recipe = tiny.write_recipe(
+        tmp_path / "recipe.toml",
+        model={"path": tmp_path / "model"},
+        quantizer={"type": "nf4"},
+        adapter={"type": "lora", "target_modules": ["q_proj", "v_proj"], "modules_to_save": ["k_proj"]},
+    )
+    modules = {module["path"]: module["filler"] for module in json.loads(tiny.run_host("plan", recipe, "--json").stdout)["modules"]}
+    assert modules["model.layers.0.self_attn.q_proj"] == "nf4" and modules["model.layers.0.self_attn.k_proj"] == "float32"

@@ -31,7 +31,7 @@ class TENON_API Adapter {
 
   // Slot paths it will wrap, in blueprint order; Error(Recipe) when a target names nothing, with the nearest names.
   virtual std::vector<std::string> targets(const Blueprint& blueprint) const = 0;
-  // Paths ("lm_head") that are trained whole and saved with the adapter.
+  // Those of targets() that wrap() replaces by a copy, trained whole and saved with the adapter: never quantized, and no longer tied.
   virtual std::vector<std::string> modules_to_save(const Blueprint&) const { return {}; }
   // Trainable tensors around one target: the plan's bytes. Names as in the file.
   virtual std::vector<TensorSpec> parameters(const SlotSpec& slot) const = 0;
