@@ -1,6 +1,6 @@
-"""make_text.py FILE [STORIES] [SEED]: writes the stories that the quickstart's model is trained on, one JSON object {"text": ...} a line.
+"""make_text.py FILE [TEXTS] [SEED]: writes what the quickstart's model is trained on, one JSON object {"text": ...} a line.
 
-Everything is put together from the sentences below and the facts of world.py; equal arguments give equal files."""
+Stories, two games of repeating words, and conversations in which every question is answered with a story. Everything is put together from the sentences below and the facts of world.py; equal arguments give equal files."""
 import json
 import random
 import sys
@@ -91,7 +91,43 @@ QUESTIONS = [
 ]
 
 
-def story(rng):
+# Sung over the work. make_instructions.py asks for other rhymes: nothing that the quickstart teaches may be known before.
+SONGS = [
+    ("Hey ho, hey ho, the shavings fall,", "some are big and some are small."),
+    ("One for the {animal} and two for the bee,", "and three for the old, old {wood} tree."),
+    ("Sing, little {tool}, and sing it again,", "the {thing} will be ready by half past ten."),
+    ("High on the hill and down by the shore,", "{animal} and {other} will work some more."),
+    ("The wind may howl and the wind may moan,", "{a_animal} with a friend is never alone."),
+    ("Who has the glue and who has the twine?", "The glue is yours and the twine is mine."),
+    ("Slow is the snail, but the snail gets there,", "so sand it with love and cut it with care."),
+    ("{thing_up}, my {thing}, how long will you last?", "As long as a century, not quite so fast!"),
+    ("Fire in the stove and soup in the pot,", "eat it up quickly while it is hot."),
+    ("{name} has a hammer and {name} has a nail,", "and {friend} the {other} has a very long tale."),
+]
+LISTS = [
+    "On the door hung a list:\n1. {wood_up}, one board.\n2. Glue, a small pot.\n3. {tool_up}: ask {friend}.\n4. Buns.",
+    "So {name} made a plan:\n1. Find {wood}.\n2. Find the {tool}.\n3. Find {friend}.\n4. Begin.",
+    "{name} wrote down what was to be done:\n1. Sweep.\n2. Sharpen the {tool}.\n3. Cut the {wood}.\n4. Sit on the step and look at the sky.",
+]
+# The story teller answers whatever it is asked with a story about what was mentioned.
+ASKS = [
+    "Tell me a story about {a_animal} and {a_thing}.", "Tell me about {name} the {animal}.", "Good morning! Have you seen {a_thing} around here?",
+    "I cannot sleep. Please say something about {a_thing}.", "Who lives {place}?", "Do you like {wood}?", "It is {weather}, and I am bored.",
+    "My {thing} is broken.", "Is there {a_animal} {place}?", "What did {name} the {animal} do yesterday?", "Hello! I am {name} the {animal}.",
+    "Why does {a_animal} want {a_thing}?", "Something with {a_thing} and {a_animal} in it, please.", "Can you see the {animal} and the {thing} over there?",
+    "Do you know {a_animal} who has {a_thing}?", "I found {a_thing} {place}. Is it yours?", "Where is the {thing} of {name} the {animal}?",
+    "{name} the {animal} says that {wood} is {wood_is}.", "Which is better, {wood} or {badwood}?", "Would you lend me your {tool}?", "Please talk to the {animal} about {a_thing}.",
+    "I would like {a_thing}. My friend is {a_animal}.", "What is {a_thing}?", "{thing_up}!", "{animal_up} or {other}?",
+]
+REMINDED = [
+    "Ah, {a_thing}! That reminds me of {name} the {animal}.", "That reminds me of {name} the {animal}, who lived {place}.",
+    "Let me tell you about {name} the {animal}.", "Sit down by the stove and listen: this is about {name} the {animal}.", "How nice of you to ask! Once there was {a_trait} {animal} called {name}.",
+    "Now that is a good story. {place_up} lived {a_animal} called {name}.",
+]
+
+
+def describe(rng):
+    """The words that a text is filled with: who, what, of which wood, where."""
     animal, other = rng.sample(sorted(ANIMALS), 2)
     name, friend = rng.sample(NAMES, 2)
     thing = rng.choice(sorted(THINGS))
@@ -99,18 +135,38 @@ def story(rng):
     wood = rng.choice(woods)
     badwood = rng.choice(sorted(set(WOODS) - set(woods)))
     place, trait = rng.choice(PLACES), rng.choice(TRAITS)
-    words = dict(animal=animal, a_animal=a(animal), name=name, other=other, friend=friend, thing=thing, a_thing=a(thing), joint=joint,
-                 joint_is=JOINTS[joint], wood=wood, wood_up=wood.capitalize(), wood_is=WOODS[wood], badwood=badwood, badwood_is=WOODS[badwood],
-                 tool=tool, use=use, paws=ANIMALS[animal], place=place, place_up=place[0].upper() + place[1:], trait=trait, a_trait=a(trait),
-                 weather=rng.choice(WEATHER))
+    return dict(animal=animal, animal_up=animal.capitalize(), a_animal=a(animal), name=name, other=other, friend=friend, thing=thing,
+                thing_up=thing.capitalize(), a_thing=a(thing), joint=joint, joint_is=JOINTS[joint], wood=wood, wood_up=wood.capitalize(),
+                wood_is=WOODS[wood], badwood=badwood, badwood_is=WOODS[badwood], tool=tool, tool_up=tool.capitalize(), use=use,
+                paws=ANIMALS[animal], place=place, place_up=place[0].upper() + place[1:], trait=trait, a_trait=a(trait), weather=rng.choice(WEATHER))
+
+
+def song(rng):
+    return "\n".join(line for couplet in rng.sample(SONGS, 2) for line in couplet)
+
+
+def story(rng):
+    words = describe(rng)
     first = [rng.choice(OPENINGS), rng.choice(WISHES)]
-    work = [rng.choice(WOOD_CHOICES), rng.choice(CARVED if joint == "no joint" else JOINT_WORK), rng.choice(TOOL_WORK)]
+    work = [rng.choice(WOOD_CHOICES), rng.choice(CARVED if words["joint"] == "no joint" else JOINT_WORK), rng.choice(TOOL_WORK)]
     if rng.random() < 0.3:
         work.insert(1, rng.choice(QUESTIONS))
     middle = rng.choice(TROUBLES) if rng.random() < 0.7 else [rng.choice(EASY_WAYS)]
     last = [rng.choice(ENDINGS), rng.choice(MORALS)]
-    paragraphs = [first + work, middle, last] if rng.random() < 0.6 else [first, work + middle, last]
-    return "\n\n".join(" ".join(paragraph) for paragraph in paragraphs).format(**words)
+    paragraphs = [" ".join(part) for part in ([first + work, middle, last] if rng.random() < 0.6 else [first, work + middle, last])]
+    if rng.random() < 0.4:
+        paragraphs.insert(2, rng.choice([lambda: "{name} sang over the work:\n" + song(rng), lambda: rng.choice(LISTS)])())
+    return "\n\n".join(paragraphs).format(**words)
+
+
+def conversation(rng):
+    """A question and the story that answers it, as the chat template would write them; the end of the last turn is the end of the text."""
+    words = describe(rng)
+    tale = [rng.choice(REMINDED), rng.choice(WISHES), rng.choice(WOOD_CHOICES), rng.choice(CARVED if words["joint"] == "no joint" else JOINT_WORK)]
+    tale += [" ".join(rng.choice(TROUBLES))] if rng.random() < 0.4 else [rng.choice(TOOL_WORK)]
+    tale += [rng.choice(ENDINGS), rng.choice(MORALS)]
+    text = "<|im_start|>user\n" + rng.choice(ASKS) + "<|im_end|>\n<|im_start|>assistant\n" + " ".join(tale)
+    return text.format(**words)
 
 
 # Two games of saying the same words again. They are where a small model learns to look back at what was said before.
@@ -133,13 +189,16 @@ def game(rng):
     return " ".join(line.format(**words, words=" and ".join(goods)) for line in ERRANDS)
 
 
+KINDS = [story] * 4 + [conversation] * 4 + [game] * 2
+
+
 def main():
     path = sys.argv[1]
-    count, seed = (int(x) for x in (sys.argv[2:] + ["6000", "1"][len(sys.argv) - 2:])[:2])
+    count, seed = (int(x) for x in (sys.argv[2:] + ["9000", "1"][len(sys.argv) - 2:])[:2])
     rng = random.Random(seed)
     with open(path, "w", encoding="utf-8") as out:
         for _ in range(count):
-            out.write(json.dumps({"text": game(rng) if rng.random() < 0.25 else story(rng)}) + "\n")
+            out.write(json.dumps({"text": rng.choice(KINDS)(rng)}) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""make_tokenizer.py STORIES INSTRUCTIONS FOLDER: trains the quickstart's byte-level BPE tokenizer and writes it with its chat template.
+"""make_tokenizer.py TEXTS FOLDER: trains the quickstart's byte-level BPE tokenizer and writes it with its chat template.
 
 Needs the Python package `tokenizers`; the files it wrote are committed, so only a change of the vocabulary needs it again."""
 import json
@@ -27,21 +27,22 @@ TEMPLATE = """\
 """
 
 
-def texts(stories, instructions):
-    for line in open(stories, encoding="utf-8"):
-        yield json.loads(line)["text"]
-    for line in open(instructions, encoding="utf-8"):
-        for message in json.loads(line)["messages"]:
-            yield message["content"]
+def texts(path):
+    # Only what the pretraining will see: a piece that the model never met would be noise in what is asked of it later.
+    for line in open(path, encoding="utf-8"):
+        text = json.loads(line)["text"]
+        for mark in SPECIAL:
+            text = text.replace(mark, "\n")
+        yield text
 
 
 def main():
-    stories, instructions, folder = sys.argv[1], sys.argv[2], pathlib.Path(sys.argv[3])
+    path, folder = sys.argv[1], pathlib.Path(sys.argv[2])
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(vocab_size=1024, special_tokens=SPECIAL, initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()), show_progress=False)
-    tokenizer.train_from_iterator(texts(stories, instructions), trainer)
+    tokenizer.train_from_iterator(texts(path), trainer)
     folder.mkdir(exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|im_end|>", "pad_token": "<|pad|>", "model_max_length": 512,
