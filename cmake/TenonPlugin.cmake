@@ -31,6 +31,8 @@ function(tenon_add_plugin name)
   add_library(${name} MODULE)
   target_link_libraries(${name} PRIVATE ${name}_objects)
   target_link_options(${name} PRIVATE "-Wl,--version-script=${CMAKE_CURRENT_FUNCTION_LIST_DIR}/exports.map" "-Wl,--exclude-libs,ALL" "-Wl,-z,noexecstack")
+  # The host has libtenon.so and LibTorch in memory already: no path of the machine that builds belongs into the file.
+  set_target_properties(${name} PROPERTIES SKIP_BUILD_RPATH ON INSTALL_RPATH "" INSTALL_RPATH_USE_LINK_PATH OFF)
   if(TARGET tenon_warnings)
     target_link_libraries(${name}_objects PRIVATE tenon_warnings tenon_sanitizers)
     target_link_libraries(${name} PRIVATE tenon_sanitizers)

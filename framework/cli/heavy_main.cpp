@@ -20,9 +20,20 @@ using Run = int (*)(const Args&);
 
 const std::map<std::string, Run>& runners() {
   static const auto* const all = new std::map<std::string, Run>{
-      {"run", verb_run},           {"plan", verb_plan},        {"logits", verb_logits}, {"generate", verb_generate},
-      {"tokenize", verb_tokenize}, {"data", verb_data},        {"eval", verb_eval},     {"export", verb_export},
-      {"__bench", verb_bench},     {"plugins", verb_describe}, {"__docs", verb_docs},   {"doctor", verb_doctor},
+      {"run", verb_run},
+      {"plan", verb_plan},
+      {"logits", verb_logits},
+      {"generate", verb_generate},
+      {"tokenize", verb_tokenize},
+      {"data", verb_data},
+      {"eval", verb_eval},
+      {"export", verb_export},
+      {"__bench", verb_bench},
+      {"plugins", verb_describe},
+      {"__docs", verb_docs},
+      {"doctor", verb_doctor},
+      {"check-plugin", verb_check_plugin},
+      {"__check", verb_check},
   };
   return *all;
 }

@@ -15,6 +15,8 @@ int verb_export(const Args& args);
 int verb_bench(const Args& args);     // host __bench, for bench/run.py
 int verb_describe(const Args& args);  // host plugins describe
 int verb_docs(const Args& args);
+int verb_check_plugin(const Args& args);
+int verb_check(const Args& args);  // host __check, the child of check-plugin
 int verb_doctor(const Args& args);
 
 }  // namespace tenon::host

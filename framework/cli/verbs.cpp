@@ -104,9 +104,40 @@ const std::vector<Verb>& table() {
              flag("markdown", po::bool_switch(), "describe: as in docs/recipe.md");
            },
        .more = "NAME is a provider's name, kind:name, a plugin's id or its file."},
+      {.name = "check-plugin",
+       .usage = "FILE",
+       .summary = "tries a plugin in child processes; exit status 4 when a check fails",
+       .max_words = 1,
+       .declare =
+           [](Declare& flag) {
+             flag("only", value<std::string>("GLOB"), "checks whose id matches, or id@kind:name: \"quantizer.*\"");
+             flag("level", value<int64_t>("1-3"),
+                  "1: quick, with default options; 2: each option tried (default); 3: random options and shapes too");
+             flag("seed", value<int64_t>("N"), "of everything drawn at random (default 0)");
+             flag("reproduce", value<int64_t>("SEED"), "one random case of level 3 again, as its failure named it");
+             flag("timeout", value<double>("SECONDS"), "for one check (default 60)");
+             flag("report", value<std::string>("RECIPE"),
+                  "no checks: perplexity, KL divergence to full precision, bits per weight, load and decode speed of the file's quantizer "
+                  "with the recipe's model and evaluation data");
+             flag("baseline", value<std::string>("NAME"), "report: the quantizer beside it");
+             flag("junit", value<std::string>("FILE"), "write the results as JUnit XML too");
+             flag("list", po::bool_switch(), "the checks, their levels and what each protects from");
+           },
+       .more = "Each line of the result is a check: pass, fail, skip, crash or timeout, with the reason and what it protects from."},
       {.name = "doctor", .usage = "", .summary = "versions, CPU, devices, plugin folders, in one page to paste"},
       {.name = "version", .usage = "", .summary = "the version", .needs = Needs::Nothing},
       {.name = "help", .usage = "[VERB]", .summary = "this, or the flags of a verb", .needs = Needs::Nothing, .max_words = 1},
+      {.name = "__check",
+       .usage = "FILE",
+       .summary = "the child of check-plugin",
+       .max_words = 1,
+       .declare =
+           [](Declare& flag) {
+             flag("level", value<int64_t>("N"), "as of check-plugin");
+             flag("seed", value<int64_t>("N"), "as of check-plugin");
+             flag("reproduces", po::bool_switch(), "the seed is that of one random case");
+           },
+       .is_hidden = true},
       // For bench/run.py and ./dev.
       {.name = "__bench",
        .usage = "recipe.toml [load] [decode] [train]",
