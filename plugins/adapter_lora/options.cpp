@@ -146,7 +146,7 @@ OptionTable lora_options() {
              checked(check_layers)),
       option(&LoraOptions::layers_pattern, "layers_pattern", "Name of the list of blocks that layers_to_transform counts in.",
              checked(check_names)),
-      option(&LoraOptions::fan_in_fan_out, "fan_in_fan_out", "Weights stored as (in, out); only false so far."),
+      option(&LoraOptions::fan_in_fan_out, "fan_in_fan_out", "Weights stored as (in, out): no model here does.", one_of({false})),
   });
 }
 

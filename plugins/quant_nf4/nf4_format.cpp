@@ -108,8 +108,10 @@ Tensors Quantizer4Bit::unpack(const SlotSpec& slot, const TensorSource& file) co
 
   const Tensor stored = ops::contiguous(file.read(weight));
   const int64_t codes_bytes = code_bytes(slot.numel());
-  if (static_cast<int64_t>(bytes_of(stored)) != codes_bytes)
-    fail(ErrorCode::Data, "tensor '", weight, "' has ", bytes_of(stored), " bytes, expected ", codes_bytes);
+  // Wider storage dtypes round the bytes up to whole elements.
+  const int64_t element = stored.numel() > 0 ? static_cast<int64_t>(bytes_of(stored)) / stored.numel() : 1;
+  if (const int64_t expected = (codes_bytes + element - 1) / element * element; static_cast<int64_t>(bytes_of(stored)) != expected)
+    fail(ErrorCode::Data, "tensor '", weight, "' has ", bytes_of(stored), " bytes, expected ", expected);
   const Tensor codes = ops::empty({codes_bytes, 1}, kByte);
   std::memcpy(codes.mutable_data_ptr(), stored.const_data_ptr(), static_cast<size_t>(codes_bytes));
   require_values(checked(file, weight + ".quant_map", kFloat, kCodes), code_values(codebook_), weight + ".quant_map");

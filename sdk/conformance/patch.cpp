@@ -20,7 +20,9 @@ std::vector<Value> settings(Context& c) {
 }
 
 std::string description(const Blueprint& b) {
-  std::string text = concat(b.model_type, b.vocab_size, " ", b.hidden_size, " ", b.context_length, " ");
+  std::string text = concat(b.model_type, b.vocab_size, " ", b.hidden_size, " ", b.context_length, " ", b.loss_chunk_tokens, " ",
+                            b.cache_elements_per_token, " ");
+  for (const auto& cost : b.block_activations) text += concat(cost.compute, "+", cost.float32, "+", cost.scores, " ");
   for (const auto& stack : b.stacks) text += concat(stack.path, stack.count, " ");
   for (const auto& slot : b.slots) text += concat(slot.path, slot.out, "x", slot.in, slot.bias, slot.tied_to, " ");
   for (const auto& tensor : b.tensors) text += concat(tensor.path, shape_text(tensor.shape), " ");
