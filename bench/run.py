@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -119,9 +120,17 @@ def merge(runs):
 def measure_start(env, folder, repeat):
     recipe = folder / "start.toml"
     recipe.write_text(RECIPE.format(model=ROOT / "examples" / "quickstart" / "model", quantizer=QUANTIZERS["nf4"]))
+    # Fifty more files to judge: the plugins that came with this host, under other names.
+    crowd = folder / "crowd"
+    crowd.mkdir(mode=0o755)
+    bundled = sorted((pathlib.Path(HOST).parent.parent / "lib" / "tenon" / "plugins").glob("*.so"))
+    for i in range(50):
+        shutil.copy(bundled[i % len(bundled)], crowd / f"p{i}.so")
+        (crowd / f"p{i}.so").chmod(0o644)
     commands = {
         "host_help_s": [HOST, "--help"],
         "host_plugins_s": [HOST, "plugins", "list"],
+        "host_plugins_50_s": [HOST, "plugins", "list", "--plugin-dir", crowd],
         "host_first_token_s": [HOST, "generate", recipe, "--prompt", "Once", "--max-new-tokens", "1"],
     }
     found = {}
@@ -211,6 +220,7 @@ def table(results):
     if start := results.get("start"):
         rows += [("start: `host --help`", seconds(start["host_help_s"]), "-", "-", "-"),
                  ("start: `host plugins list`", seconds(start["host_plugins_s"]), "-", "-", "-"),
+                 ("start: `host plugins list` with 50 more plugin files", f"{1000 * start['host_plugins_50_s']:.0f} ms", "-", "-", "-"),
                  ("start to first token (small model; peer: imports alone)", seconds(start["host_first_token_s"]), seconds(start["peer_imports_s"]),
                   ratio(start["host_first_token_s"], start["peer_imports_s"]), "-")]
     for kind in QUANTIZERS:

@@ -1,12 +1,17 @@
 // `host`: starts without LibTorch, answers what it can, and opens libtenon.so for the rest.
 #include <dlfcn.h>
 
+#include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 
+#include "base/json.h"
 #include "cli/args.h"
+#include "cli/doctor_light.h"
 #include "cli/light_main.h"
 #include "cli/report.h"
+#include "cli/verbs.h"
+#include "tenon/error.h"
 
 namespace {
 
@@ -32,6 +37,14 @@ int run_heavy(const Args& args) {
   prepare_libraries();
   // Lazily: LibTorch has many symbols that a verb never calls.
   void* handle = ::dlopen(library.c_str(), RTLD_LAZY | RTLD_LOCAL);
+  if (!handle && args.verb->name == "doctor") {
+    // The page that helps to find out why.
+    Value page = doctor_light(args.search);
+    page.set("libtorch", concat("not usable, cannot load ", library.string(), ": ", ::dlerror()));
+    const std::string text = args.json ? to_json(page, 2) + "\n" : doctor_text(page);
+    std::fwrite(text.data(), 1, text.size(), stdout);
+    return static_cast<int>(ErrorCode::Internal);
+  }
   if (!handle) fail(ErrorCode::Internal, "cannot load ", library.string(), ": ", ::dlerror());
   auto* entry = reinterpret_cast<int (*)(const Args*)>(::dlsym(handle, "tenon_cli_main"));
   if (!entry) fail(ErrorCode::Internal, library.string(), " is not the libtenon.so of this host: ", ::dlerror());

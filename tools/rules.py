@@ -112,6 +112,13 @@ def listings_are_the_files() -> list[str]:
             for name, shown in listing.findall(text(path)) if shown != text(pathlib.Path(name))]
 
 
+def partial_listings_are_in_the_files() -> list[str]:
+    """A listing under <!-- part: PATH --> stands in that file word for word."""
+    listing = re.compile(r"^<!-- part: (\S+) -->\n```\w*\n(.*?)^```$", re.M | re.S)
+    return [f"{path}: the listing is no part of {name}" for path in FILES if path.suffix == ".md"
+            for name, shown in listing.findall(text(path)) if shown not in text(pathlib.Path(name))]
+
+
 def links_lead_somewhere() -> list[str]:
     link = re.compile(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)")
     return [f"{path}: {target}" for path in FILES if path.suffix == ".md" for target in link.findall(text(path))
@@ -120,7 +127,7 @@ def links_lead_somewhere() -> list[str]:
 
 RULES = [the_host_names_no_plugin, plugins_include_only_the_sdk, sdk_headers_include_std_and_torch, json_has_one_door,
          sources_are_ascii, no_path_of_one_machine, headers_have_pragma_once,
-         a_file_answers_one_question, shell_scripts_parse, listings_are_the_files, links_lead_somewhere, sources_are_formatted]
+         a_file_answers_one_question, shell_scripts_parse, listings_are_the_files, partial_listings_are_in_the_files, links_lead_somewhere, sources_are_formatted]
 
 
 def flags_for(commands: list[dict], path: pathlib.Path) -> list[str] | None:

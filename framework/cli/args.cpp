@@ -26,6 +26,7 @@ po::options_description common_flags(bool has_recipe) {
     add("set", po::value<std::vector<std::string>>()->composing()->value_name("KEY=VALUE"), "of no effect without a recipe");
   add("plugin", po::value<std::vector<std::string>>()->composing()->value_name("FILE"), "use this plugin file too");
   add("plugin-dir", po::value<std::vector<std::string>>()->composing()->value_name("FOLDER"), "look for plugins there too");
+  add("plugin-mode", po::value<std::string>()->value_name("MODE"), "pinned or bundled: tighter than the user's configuration");
   add("no-plugins", po::bool_switch(), "only the plugins that came with host");
   add("json", po::bool_switch(), "the result as JSON");
   add("debug", po::bool_switch(), "a talkative log");
@@ -125,6 +126,7 @@ Args parse_args(int argc, const char* const* argv) {
   args.search.plugin_files = list_of<std::filesystem::path>(args, "plugin");
   args.search.plugin_dirs = list_of<std::filesystem::path>(args, "plugin-dir");
   args.search.bundled_only = args.on("no-plugins");
+  args.search.mode = args.get<std::string>("plugin-mode").value_or("");
   args.words = list_of<std::string>(args, "words");
   if (args.help) return args;
   if (args.search.bundled_only && !(args.search.plugin_files.empty() && args.search.plugin_dirs.empty()))

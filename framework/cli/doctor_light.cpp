@@ -8,6 +8,8 @@
 
 #include "base/text.h"
 #include "base/workers.h"
+#include "plugins/manifest_reader.h"
+#include "tenon/error.h"
 #include "tenon/version.h"
 
 namespace tenon::host {
@@ -58,7 +60,21 @@ Value doctor_light(const SearchPath& search) {
   page.set("cpu_features", cpu_features());
   page.set("threads", worker_count());
   page.set("memory", human_bytes(static_cast<int64_t>(::sysconf(_SC_PHYS_PAGES)) * ::sysconf(_SC_PAGESIZE)));
-  const Discovery found = discover_plugins(search);
+  page.set("host", std::filesystem::canonical("/proc/self/exe").string());
+  Value environment = Value::list();
+  for (char** variable = environ; *variable; ++variable)
+    for (const char* known :
+         {"TENON_", "XDG_CONFIG_HOME=", "XDG_DATA_HOME=", "LD_LIBRARY_PATH=", "LD_PRELOAD=", "OMP_", "CUDA_VISIBLE_DEVICES="})
+      if (std::string_view(*variable).starts_with(known)) environment.as_list().emplace_back(*variable);
+  if (environment.as_list().empty()) environment.as_list().emplace_back("nothing set that matters here");
+  page.set("environment", std::move(environment));
+  Discovery found;
+  try {
+    found = discover_plugins(search);
+    page.set("plugin_mode", fmt::format("{} ({}), {} pinned", mode_name(found.policy.mode), found.policy.set_by, found.policy.pins.size()));
+  } catch (const Error& error) {
+    page.set("plugin_mode", error.what());
+  }
   Value folders = Value::list();
   for (const auto& folder : plugin_folders(search)) {
     const bool there = std::filesystem::is_directory(folder.path);
@@ -67,11 +83,15 @@ Value doctor_light(const SearchPath& search) {
     folders.as_list().emplace_back(
         fmt::format("{} ({}{})", folder.path.string(), folder.origin, there ? fmt::format(", {} files", count) : ", not there"));
   }
+  for (const auto& folder : ignored_plugin_folders())
+    folders.as_list().emplace_back(fmt::format("{} (TENON_PLUGIN_PATH, ignored: not a whole path)", folder));
   page.set("plugin_folders", std::move(folders));
   Value plugins = Value::list();
   for (const auto& file : found.files)
     plugins.as_list().emplace_back(
-        file.state == PluginState::Available ? file.id() : fmt::format("{} not used: {}", file.path.string(), join(file.reasons, "; ")));
+        file.state == PluginState::Available
+            ? fmt::format("{} {} ({})", file.id(), field_text(file.manifest->version, sizeof file.manifest->version), file.origin)
+            : fmt::format("{} not used: {}", file.path.string(), join(file.reasons, "; ")));
   page.set("plugins", std::move(plugins));
   return page;
 }

@@ -29,6 +29,7 @@ std::string help_of(const Verb& verb) {
           "  --set KEY=VALUE      change the recipe: train.learning_rate=1e-4, patch.0.factor=4\n"
           "  --plugin FILE        use this plugin file too\n"
           "  --plugin-dir FOLDER  look for plugins there too\n"
+          "  --plugin-mode MODE   pinned or bundled: fewer plugins than the user's configuration allows\n"
           "  --no-plugins         only the plugins that came with host\n"
           "  --json               the result as JSON\n"
           "  --debug              a talkative log\n";

@@ -4,6 +4,8 @@
 
 #include "base/json.h"
 #include "base/log.h"
+#include "cli/new_plugin.h"
+#include "cli/pin.h"
 #include "cli/plugins_list.h"
 #include "cli/verbs.h"
 #include "recipe/recipe.h"
@@ -17,15 +19,28 @@ void print(const std::string& text) { std::fwrite(text.data(), 1, text.size(), s
 
 std::optional<int> run_plugins(const Args& args) {
   const std::string what = args.words.empty() ? "list" : args.words[0];
-  if (what != "list" && what != "why" && what != "describe")
+  if (what != "list" && what != "why" && what != "describe" && what != "pin" && what != "new")
     fail(ErrorCode::Usage, "host plugins: unknown word '", what, "', it takes ", args.verb->usage);
+  if (what == "new") {
+    if (args.words.size() < 3)
+      fail(ErrorCode::Usage, "host plugins new needs a KIND and a NAME, as in host plugins new quantizer my_quantizer");
+    print(new_plugin(args, args.words[1], args.words[2]));
+    return 0;
+  }
+  if (args.words.size() > 2)
+    fail(ErrorCode::Usage, "host plugins ", what, ": '", args.words[2], "' is one word too many: host plugins ", args.verb->usage);
   if (what == "list") {
     if (args.words.size() > 1)
       fail(ErrorCode::Usage, "host plugins list takes no name: host plugins describe ", args.words[1], " shows what it takes");
-    const ListFilter filter{args.get<std::string>("kind").value_or(""), args.get<std::string>("modality").value_or("")};
+    const ListFilter filter{args.get<std::string>("kind").value_or(""), args.get<std::string>("modality").value_or(""),
+                            args.get<std::string>("method").value_or("")};
     if (!filter.kind.empty()) check_kind(filter.kind);
     const Discovery found = discover_plugins(args.search);
     print(args.json ? to_json(list_value(found, filter), 2) + "\n" : list_text(found, filter));
+    return 0;
+  }
+  if (what == "pin") {
+    print(pin_plugins(args, args.words.size() > 1 ? args.words[1] : ""));
     return 0;
   }
   if (args.words.size() < 2) fail(ErrorCode::Usage, "host plugins ", what, " needs a NAME: host plugins list shows what there is");

@@ -11,7 +11,11 @@ namespace tenon::host {
 
 namespace {
 
-const char* state_name(PluginState state) {
+constexpr const char* kElsewhere = "not searched";  // the origin that judge_plugin gives
+
+const char* state_name(const PluginFile& file) {
+  if (file.state == PluginState::Available && file.origin == kElsewhere) return "not searched";
+  const PluginState state = file.state;
   return state == PluginState::Available ? "available" : state == PluginState::Rejected ? "rejected" : "shadowed";
 }
 
@@ -39,14 +43,14 @@ Value file_value(const PluginFile& file, const ListFilter& filter) {
   entry.set("license", file.manifest ? field_text(file.manifest->license, sizeof file.manifest->license) : "");
   entry.set("path", file.path.string());
   entry.set("origin", file.origin);
-  entry.set("state", state_name(file.state));
+  entry.set("state", state_name(file));
   entry.set("reasons", file.reasons);
   entry.set("provides", std::move(provides));
   return entry;
 }
 
 bool is_shown(const PluginFile& file, const ListFilter& filter) {
-  const bool all = filter.kind.empty() && filter.modality.empty();
+  const bool all = filter.kind.empty() && filter.modality.empty() && filter.method.empty();
   return all || std::any_of(file.provides.begin(), file.provides.end(), [&](const Provides& p) { return filter.matches(p); });
 }
 
@@ -60,25 +64,52 @@ bool is_meant(const PluginFile& file, const std::string& name) {
                      [&](const Provides& p) { return p.name == name || p.kind + ":" + p.name == name; });
 }
 
-std::vector<const PluginFile*> find_meant(const Discovery& found, const std::string& name, const SearchPath& search) {
-  std::vector<const PluginFile*> files;
-  std::vector<std::string> names;
-  for (const auto& file : found.files) {
-    if (is_meant(file, name)) files.push_back(&file);
-    names.push_back(file.id());
-    for (const auto& provides : file.provides) names.push_back(provides.name);
+// Names that another usable file provides too: neither is taken when a recipe asks for one.
+std::vector<std::string> conflicts(const Discovery& found, const PluginFile& file) {
+  std::vector<std::string> texts;
+  if (file.state != PluginState::Available) return texts;
+  for (const auto& other : found.files) {
+    if (other.state != PluginState::Available || other.id() == file.id()) continue;
+    for (const auto& row : file.provides)
+      if (std::any_of(other.provides.begin(), other.provides.end(),
+                      [&](const Provides& p) { return p.kind == row.kind && p.name == row.name; }))
+        texts.push_back(concat(row.kind, " '", row.name, "' is provided by ", other.id(), " (", other.path.string(),
+                               ") too: a recipe that asks for it is refused until one of them is gone or renamed"));
   }
-  if (!files.empty()) return files;
-  std::string text = concat("no plugin file provides or is called '", name, "'", did_you_mean(name, names), "\n  looked in:");
-  for (const auto& folder : plugin_folders(search))
-    text += concat("\n    ", folder.path.string(), " (", folder.origin, std::filesystem::is_directory(folder.path) ? ")" : ", not there)");
-  throw Error(ErrorCode::Plugin, text);
+  return texts;
 }
 
 }  // namespace
 
+std::vector<PluginFile> find_meant(const Discovery& found, const std::string& name, const SearchPath& search) {
+  std::vector<PluginFile> files;
+  std::vector<std::string> names;
+  for (const auto& file : found.files) {
+    if (is_meant(file, name)) files.push_back(file);
+    names.push_back(file.id());
+    for (const auto& provides : file.provides) names.push_back(provides.name);
+  }
+  if (!files.empty()) return files;
+  std::error_code error;
+  if (std::filesystem::is_regular_file(name, error)) {
+    PluginFile file = judge_plugin(name, found.policy);
+    if (file.state == PluginState::Available) {
+      file.reasons.push_back(
+          concat("it is sound, but lies in no folder that is searched: --plugin ", name, ", or copy it to ",
+                 plugin_folders(search).size() > 1 ? plugin_folders(search)[1].path.string() : "a folder of TENON_PLUGIN_PATH"));
+    }
+    return {std::move(file)};
+  }
+  std::string text = concat("no plugin file provides or is called '", name, "'", did_you_mean(name, names), "\n  looked in:");
+  for (const auto& folder : plugin_folders(search))
+    text += concat("\n    ", folder.path.string(), " (", folder.origin, std::filesystem::is_directory(folder.path) ? ")" : ", not there)");
+  for (const auto& folder : ignored_plugin_folders()) text += "\n    not " + folder + " (TENON_PLUGIN_PATH): write the whole path";
+  throw Error(ErrorCode::Plugin, text);
+}
+
 bool ListFilter::matches(const Provides& provides) const {
   if (!kind.empty() && provides.kind != kind) return false;
+  if (!method.empty() && (provides.kind != "quantizer" || provides.attribute("method") != method)) return false;
   if (modality.empty()) return true;
   if (provides.kind != "architecture") return false;
   const auto declared = split(provides.attribute("modality"), ',');
@@ -98,7 +129,7 @@ std::string list_text(const Discovery& found, const ListFilter& filter) {
   for (const auto& file : found.files) {
     if (!is_shown(file, filter)) continue;
     if (file.state != PluginState::Available) {
-      refused += fmt::format("{} {} ({}): {}\n", state_name(file.state), file.id(), file.path.string(), join(file.reasons, "; "));
+      refused += fmt::format("{} {} ({}): {}\n", state_name(file), file.id(), file.path.string(), join(file.reasons, "; "));
       continue;
     }
     for (const auto& provides : file.provides) {
@@ -132,20 +163,24 @@ Value list_value(const Discovery& found, const ListFilter& filter) {
 
 std::string why_text(const Discovery& found, const std::string& name, const SearchPath& search) {
   std::string text;
-  for (const auto* file : find_meant(found, name, search)) {
-    text += fmt::format("{} {} is {}\n  file: {} ({})\n", file->id(), version_of(*file), state_name(file->state), file->path.string(),
-                        file->origin);
+  for (const auto& file : find_meant(found, name, search)) {
+    text += fmt::format("{} {} is {}\n  file: {} ({})\n", file.id(), version_of(file), state_name(file), file.path.string(), file.origin);
     std::vector<std::string> provides;
-    for (const auto& row : file->provides) provides.push_back(row.kind + ":" + row.name);
+    for (const auto& row : file.provides) provides.push_back(row.kind + ":" + row.name);
     if (!provides.empty()) text += "  provides: " + join(provides, ", ") + "\n";
-    for (const auto& reason : file->reasons) text += "  - " + reason + "\n";
+    for (const auto& reason : file.reasons) text += "  - " + reason + "\n";
+    for (const auto& conflict : conflicts(found, file)) text += "  - " + conflict + "\n";
   }
   return text;
 }
 
 Value why_value(const Discovery& found, const std::string& name, const SearchPath& search) {
   Value list = Value::list();
-  for (const auto* file : find_meant(found, name, search)) list.as_list().push_back(file_value(*file, {}));
+  for (const auto& file : find_meant(found, name, search)) {
+    Value entry = file_value(file, {});
+    entry.set("conflicts", conflicts(found, file));
+    list.as_list().push_back(std::move(entry));
+  }
   return list;
 }
 

@@ -9,7 +9,8 @@ inline SessionOptions session_options(const Args& args) {
   return {.settings = args.settings,
           .plugin_dirs = args.search.plugin_dirs,
           .plugin_files = args.search.plugin_files,
-          .bundled_plugins_only = args.search.bundled_only};
+          .bundled_plugins_only = args.search.bundled_only,
+          .plugin_mode = args.search.mode};
 }
 
 // A flag that the verb cannot do without.

@@ -1,10 +1,12 @@
 // `host doctor`: one page to paste into a report.
 #include <ATen/Parallel.h>
 #include <ATen/Version.h>
+#include <dlfcn.h>
 #include <fmt/format.h>
 #include <torch/headeronly/version.h>
 
 #include <cstdio>
+#include <filesystem>
 
 #include "base/json.h"
 #include "base/text.h"
@@ -28,12 +30,20 @@ std::string compile_line() {
       __cplusplus / 100 % 100, _GLIBCXX_USE_CXX11_ABI, TORCH_VERSION);
 }
 
+// Where the loader found it.
+std::string libtorch_folder() {
+  Dl_info info{};
+  if (::dladdr(reinterpret_cast<const void*>(&at::get_num_threads), &info) == 0 || !info.dli_fname) return "unknown";
+  return std::filesystem::path(info.dli_fname).parent_path().string();
+}
+
 }  // namespace
 
 int verb_doctor(const Args& args) {
   Value page = doctor_light(args.search);
   page.set("libtorch",
            fmt::format("{}, {} intra-op threads, cpu capability {}", TORCH_VERSION, at::get_num_threads(), at::get_cpu_capability()));
+  page.set("libtorch_folder", libtorch_folder());
   std::string problem;
   Value devices = Value::list();
   for (const auto& device : cuda_devices(&problem))

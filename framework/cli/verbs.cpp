@@ -93,17 +93,23 @@ const std::vector<Verb>& table() {
              flag("verify", po::bool_switch(), "load what was written and compare");
            }},
       {.name = "plugins",
-       .usage = "list | describe NAME | why NAME",
-       .summary = "what is there, what it takes, why not",
-       .max_words = 2,
+       .usage = "list | describe NAME | why NAME | pin [NAME] | new KIND NAME",
+       .summary = "what is there, what it takes, why not, what is trusted",
+       .max_words = 3,
        .declare =
            [](Declare& flag) {
              flag("kind", value<std::string>("K"), "list: quantizer, architecture, patch, adapter, objective or text");
              flag("modality", value<std::string>("M"), "list: architectures that take text, image, audio ...");
+             flag("method", value<std::string>("Q"), "list: quantizers that read checkpoints of this quant_method");
+             flag("mode", value<std::string>("MODE"), "pin: from now on user, pinned or bundled plugins are used");
+             flag("tier", value<std::string>("TIER"), "new: stable (quantizers) or native");
+             flag("to", value<std::string>("FOLDER"), "new: where to, by default ./NAME");
+             flag("remove", po::bool_switch(), "pin: forget the pin of NAME");
              flag("toml", po::bool_switch(), "describe: as a piece of a recipe");
              flag("markdown", po::bool_switch(), "describe: as in docs/recipe.md");
            },
-       .more = "NAME is a provider's name, kind:name, a plugin's id or its file."},
+       .more = "NAME is a provider's name, kind:name, a plugin's id or its file. pin without a NAME pins all that do not come with host. "
+               "new writes a project; KIND is quantizer, patch, adapter, architecture or objective."},
       {.name = "check-plugin",
        .usage = "FILE",
        .summary = "tries a plugin in child processes; exit status 4 when a check fails",

@@ -18,6 +18,7 @@
 #include "model/choose.h"
 #include "model/devices.h"
 #include "model/fill.h"
+#include "model/guards.h"
 #include "model/ledger.h"
 #include "model/parts.h"
 #include "model/precision.h"
@@ -41,8 +42,14 @@ struct Loading {
 
   explicit Loading(const LoadRequest& r) : request(r), recipe(*r.recipe), registry(*r.registry) {}
 
-  void patched(const std::string& name, bool changed) {
-    if (changed) active_patches.insert(name);
+  // Runs one moment of every patch, in recipe order.
+  template <class Moment>
+  void patch(const char* call, Moment&& moment) {
+    for (auto& [name, patch] : patches) {
+      bool changed = false;
+      call_plugin(name, call, "", [&, &on = *patch] { changed = moment(on); });
+      if (changed) active_patches.insert(name);
+    }
   }
 };
 
@@ -101,7 +108,7 @@ void read_config(Loading& l) {
   m.config = m.checkpoint->config();
   if (l.recipe.model.overrides.is_table())
     for (const auto& [key, value] : l.recipe.model.overrides.as_table()) m.config.set(key, value);
-  for (auto& [name, patch] : l.patches) l.patched(name, patch->on_config(m.config));
+  l.patch("on_config", [&](Patch& patch) { return patch.on_config(m.config); });
 }
 
 // A checkpoint that is stored quantized says so itself; a recipe may repeat it, not contradict it.
@@ -147,7 +154,7 @@ Blueprint make_blueprint(Loading& l) {
   m.architecture = provider.make(Value::table());
   Blueprint blueprint;
   call_plugin(type->as_string(), "blueprint", "config.json", [&] { blueprint = m.architecture->blueprint(m.config); });
-  for (auto& [name, patch] : l.patches) l.patched(name, patch->on_blueprint(blueprint));
+  l.patch("on_blueprint", [&](Patch& patch) { return patch.on_blueprint(blueprint); });
   for (auto& active : l.quantizers)
     if (active.from_checkpoint)
       for (const auto& slot : blueprint.slots)
@@ -205,8 +212,10 @@ void prepare(Loading& l) {
   m.plan = std::move(ledger.plan);
   m.plan.notes.insert(m.plan.notes.end(), l.dtypes.notes.begin(), l.dtypes.notes.end());
   m.parts = std::make_shared<ModelParts>(std::move(blueprint), l.dtypes.precision, std::move(ledger.devices));
-  call_plugin(m.config.at("model_type").as_string(), "build", "the model", [&] { m.model = m.architecture->build(m.config, *m.parts); });
-  for (auto& [name, patch] : l.patches) l.patched(name, patch->on_seams(m.model->seams()));
+  const std::string type = m.config.at("model_type").as_string();
+  call_plugin(type, "build", "the model", [&] { m.model = m.architecture->build(m.config, *m.parts); });
+  m.model = guard_model(type, std::move(m.model));
+  l.patch("on_seams", [&](Patch& patch) { return patch.on_seams(m.model->seams()); });
   m.model->seams().for_each([&](const auto& seam) {
     if (seam.is_set()) m.plan.seams.emplace_back(seam.name(), seam.chain());
   });
@@ -266,7 +275,9 @@ void adapt(Loading& l, LoadedModel& m) {
     for (const auto& path : loaded.adapter->targets(parts.blueprint())) {
       Slot& slot = parts.slot(path);
       const at::Device device(m.plan.find(path)->device);
-      call_plugin(loaded.type, "wrap", path, [&] { slot.fill(loaded.adapter->wrap(slot.spec(), slot.filler_ptr(), device, trainable)); });
+      std::shared_ptr<Filler> filler;
+      call_plugin(loaded.type, "wrap", path, [&] { filler = loaded.adapter->wrap(slot.spec(), slot.filler_ptr(), device, trainable); });
+      slot.fill(guard_filler(loaded.type, path, std::move(filler)));
     }
     if (!section.path.empty()) {
       const auto file = section.path / "adapter_model.safetensors";
@@ -288,7 +299,6 @@ std::unique_ptr<LoadedModel> load_model(const LoadRequest& request) {
   Loading l(request);
   std::unique_ptr<LoadedModel> m = planned(l);
   if (!m->plan.fits) fail(ErrorCode::Device, "the model does not fit: ", m->plan.advice, " (`host plan` shows the ledger)");
-  note_unused_patches(l);
   for (const auto& note : m->plan.notes) log_info(note);
 
   // The tokenizer loads beside the weights.
@@ -310,7 +320,8 @@ std::unique_ptr<LoadedModel> load_model(const LoadRequest& request) {
   for (const auto& note : report.notes) log_info(note);
   log_info(concat(random ? "initialised " : "loaded ", human_bytes(report.bytes_resident), " in ", human_seconds(report.seconds),
                   ", host peak ", human_bytes(host_memory_peak()), " (planned ", human_bytes(m->plan.totals.host_peak), ")"));
-  for (auto& [name, patch] : l.patches) l.patched(name, patch->on_model(*m->model));
+  l.patch("on_model", [&](Patch& patch) { return patch.on_model(*m->model); });
+  note_unused_patches(l);
 
   {
     auto generator = at::detail::getDefaultCPUGenerator();

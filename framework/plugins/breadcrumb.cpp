@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <atomic>
 #include <csignal>
 #include <cstring>
 #include <new>
@@ -20,6 +21,19 @@ struct Crumb {
 
 // A plain pointer in static storage of the thread, so that the signal handler may read it.
 __attribute__((tls_model("initial-exec"))) thread_local const Crumb* current = nullptr;
+
+// Who stands behind a provider's name. A list that only grows, so that the signal handler may walk it.
+struct Known {
+  std::string name, id, file;
+  const Known* next;
+};
+std::atomic<const Known*> known{nullptr};
+
+const Known* find_known(const char* name) {
+  for (const Known* entry = known.load(std::memory_order_acquire); entry; entry = entry->next)
+    if (std::strcmp(entry->name.c_str(), name) == 0 || std::strcmp(entry->id.c_str(), name) == 0) return entry;
+  return nullptr;
+}
 
 class Trail {
  public:
@@ -51,6 +65,11 @@ void on_fatal_signal(int signal) {
     for (const Crumb* crumb = current; crumb; crumb = crumb->outer) {
       say(crumb == current ? " in plugin " : ", called from plugin ");
       say(crumb->id);
+      if (const Known* entry = find_known(crumb->id)) {
+        say(" (");
+        if (entry->id != crumb->id) say(entry->id.c_str()), say(", ");
+        say(entry->file.c_str()), say(")");
+      }
       say(", call ");
       say(crumb->call);
       if (crumb->subject[0] != '\0') say(", "), say(crumb->subject);
@@ -77,11 +96,25 @@ void call_plugin(const std::string& id, const char* call, const std::string& sub
   } catch (const std::exception& error) {
     // c10::Error puts a backtrace behind the first line.
     const std::string text = error.what();
-    fail(ErrorCode::Plugin, "plugin ", id, ": ", call, subject.empty() ? "" : " " + subject, ": ",
+    // LibTorch's words for a device or machine that is full: no fault of the plugin's.
+    const bool is_memory = text.find("can't allocate memory") != std::string::npos || text.find("out of memory") != std::string::npos;
+    fail(is_memory ? ErrorCode::Device : ErrorCode::Plugin, "plugin ", id, ": ", call, subject.empty() ? "" : " " + subject, ": ",
          text.substr(0, text.find("\nException raised from")));
   } catch (...) {
     fail(ErrorCode::Plugin, "plugin ", id, ": ", call, subject.empty() ? "" : " " + subject, ": threw something that is no exception");
   }
+}
+
+void note_provider(const std::string& name, const std::string& id, const std::string& file) {
+  const Known* first = known.load(std::memory_order_acquire);
+  auto* entry = new Known{name, id, file, first};
+  while (!known.compare_exchange_weak(first, entry, std::memory_order_release)) entry->next = first;
+}
+
+std::string current_plugin() {
+  if (!current) return "";
+  const Known* entry = find_known(current->id);
+  return entry ? entry->id : current->id;
 }
 
 void install_crash_handler() {

@@ -12,6 +12,7 @@
 #include <map>
 
 #include "base/file.h"
+#include "base/sha256.h"
 #include "base/text.h"
 #include "plugins/manifest_reader.h"
 #include "plugins/permissions.h"
@@ -48,6 +49,23 @@ class Search {
  public:
   explicit Search(Discovery& found) : found_(found) {}
 
+  // Plugins that are linked into the library: a static build. Only its manifests are read.
+  void add_builtin(const fs::path& library) {
+    std::error_code error;
+    if (!fs::exists(library, error)) return;
+    const MappedFile file(library);
+    for (auto& reading : read_builtin_manifests(file.bytes())) {
+      PluginFile plugin;
+      plugin.path = library;
+      plugin.origin = "built-in";
+      plugin.manifest = reading.manifest;
+      for (auto& problem : reading.problems) reject(plugin, std::move(problem));
+      if (plugin.manifest) judge(plugin);
+      if (plugin.state == PluginState::Available) check_names(plugin);
+      found_.files.push_back(std::move(plugin));
+    }
+  }
+
   void add_folder(const fs::path& folder, const std::string& origin) {
     std::error_code error;
     std::vector<fs::path> files;
@@ -82,7 +100,32 @@ class Search {
     plugin.reasons.push_back(std::move(reason));
   }
 
-  static void read(PluginFile& plugin) {
+  static void judge(PluginFile& plugin) {
+    std::vector<std::string> problems = manifest_mismatches(*plugin.manifest);
+    plugin.provides = read_provides(*plugin.manifest, problems);
+    for (auto& problem : problems) reject(plugin, std::move(problem));
+  }
+
+  static std::string policy_problem(const PluginFile& plugin, const PluginPolicy& policy) {
+    if (policy.mode == PluginMode::Bundled)
+      return concat("the plugin mode is bundled (", policy.set_by, "): nothing but what came with the host is used");
+    if (policy.mode != PluginMode::Pinned) return "";
+    const PluginPin* pin = policy.find(plugin.id());
+    if (!pin)
+      return concat("the plugin mode is pinned (", policy.set_by, ") and it is not pinned: host plugins pin ", plugin.path.string(),
+                    ", if you trust it");
+    std::string now;
+    try {
+      now = sha256_file(plugin.path);
+    } catch (const Error& error) {
+      return error.what();
+    }
+    if (now == pin->sha256) return "";
+    return concat("its bytes are not those that were pinned (sha256 ", pin->sha256.substr(0, 12), "... then, ", now.substr(0, 12),
+                  "... now): host plugins pin ", plugin.path.string(), ", if the change is yours");
+  }
+
+  void read(PluginFile& plugin) const {
     const bool was_shadowed = plugin.state == PluginState::Shadowed;
     try {
       const MappedFile file(plugin.path);
@@ -92,14 +135,12 @@ class Search {
     } catch (const Error& error) {
       reject(plugin, error.message());
     }
-    if (plugin.manifest) {
-      std::vector<std::string> problems = manifest_mismatches(*plugin.manifest);
-      plugin.provides = read_provides(*plugin.manifest, problems);
-      for (auto& problem : problems) reject(plugin, std::move(problem));
-    }
+    if (plugin.manifest) judge(plugin);
     if (std::string problem = permission_problem(plugin.path, plugin.origin == "bundled" ? Trust::Bundled : Trust::Strict);
         !problem.empty())
       reject(plugin, std::move(problem));
+    if (plugin.origin != "bundled")
+      if (std::string problem = policy_problem(plugin, found_.policy); !problem.empty()) reject(plugin, std::move(problem));
     if (was_shadowed) plugin.state = PluginState::Shadowed;
   }
 
@@ -113,11 +154,11 @@ class Search {
     }
     for (const auto& provides : plugin.provides) {
       const std::string name = provides.kind + ":" + provides.name;
-      if (plugin.origin == "bundled")
+      if (plugin.origin == "bundled" || plugin.origin == "built-in")
         bundled_names_.emplace(name, plugin.path);
       else if (const auto taken = bundled_names_.find(name); taken != bundled_names_.end())
-        reject(plugin, "it provides " + provides.kind + " '" + provides.name + "', a name reserved for the bundled " +
-                           taken->second.filename().string() + ": give it another name");
+        reject(plugin, concat("it provides ", provides.kind, " '", provides.name, "', a name reserved for the bundled ",
+                              taken->second.filename().string(), ": give it another name"));
     }
   }
 
@@ -136,11 +177,19 @@ std::string Provides::attribute(const std::string& key) const {
 
 std::string PluginFile::id() const { return manifest ? field_text(manifest->id, sizeof manifest->id) : path.filename().string(); }
 
-std::vector<PluginFolder> plugin_folders(const SearchPath& search) {
+namespace {
+
+// Where libtenon.so lies: beside this code when it is that, ../lib of the host's folder otherwise.
+fs::path library_folder() {
   const fs::path own = own_file();
   const bool in_library = own.extension() == ".so" || own.filename().string().find(".so.") != std::string::npos;
-  std::vector<PluginFolder> folders = {
-      {(in_library ? own.parent_path() : own.parent_path().parent_path() / "lib") / "tenon" / "plugins", "bundled"}};
+  return in_library ? own.parent_path() : own.parent_path().parent_path() / "lib";
+}
+
+}  // namespace
+
+std::vector<PluginFolder> plugin_folders(const SearchPath& search) {
+  std::vector<PluginFolder> folders = {{library_folder() / "tenon" / "plugins", "bundled"}};
   if (search.bundled_only || raised_privileges()) return folders;
   if (const fs::path user = user_folder(); !user.empty()) folders.push_back({user, "user"});
   if (const char* path = ::secure_getenv("TENON_PLUGIN_PATH"))
@@ -150,9 +199,37 @@ std::vector<PluginFolder> plugin_folders(const SearchPath& search) {
   return folders;
 }
 
+std::vector<std::string> ignored_plugin_folders() {
+  std::vector<std::string> ignored;
+  if (const char* path = ::secure_getenv("TENON_PLUGIN_PATH"))
+    for (const auto& folder : split(path, ':'))
+      if (!folder.empty() && folder[0] != '/') ignored.push_back(folder);
+  return ignored;
+}
+
 Discovery discover_plugins(const SearchPath& search) {
-  Discovery found;
+  PluginPolicy policy = raised_privileges() ? PluginPolicy{} : read_policy();
+  auto tighten = [&](const std::string& wish, const char* who) {
+    if (wish.empty()) return;
+    const auto mode = parse_mode(wish);
+    if (!mode) fail(ErrorCode::Usage, who, ": '", wish, "' is no mode, the modes are user, pinned, bundled");
+    policy.tighten(*mode, who);
+  };
+  tighten(search.mode, "--plugin-mode");
+  tighten(search.recipe_mode, "the recipe");
+  return discover_plugins(search, policy);
+}
+
+PluginFile judge_plugin(const fs::path& file, const PluginPolicy& policy) {
+  Discovery found{.files = {}, .policy = policy};
+  Search(found).add_file(file, "not searched");
+  return std::move(found.files.front());
+}
+
+Discovery discover_plugins(const SearchPath& search, const PluginPolicy& policy) {
+  Discovery found{.files = {}, .policy = policy};
   Search files(found);
+  files.add_builtin(library_folder() / "libtenon.so");
   for (const auto& folder : plugin_folders(search)) {
     if (folder.origin == "--plugin-dir" && !fs::is_directory(folder.path))
       fail(ErrorCode::Usage, "--plugin-dir: '", folder.path.string(), "' is no folder");

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "plugins/policy.h"
 #include "tenon/manifest.h"
 
 namespace tenon::host {
@@ -19,12 +20,12 @@ struct Provides {
 enum class PluginState { Available, Rejected, Shadowed };
 
 struct PluginFile {
-  std::filesystem::path path;        // absolute; empty for a built-in one
+  std::filesystem::path path;        // absolute; of a built-in one the library it is linked into, or empty
   std::optional<Manifest> manifest;  // absent when unreadable
   std::vector<Provides> provides;
   PluginState state = PluginState::Available;
   std::vector<std::string> reasons;  // why rejected or shadowed, all of them
-  std::string origin;                // "bundled", "user", "TENON_PLUGIN_PATH", "--plugin-dir", "--plugin"
+  std::string origin;                // "built-in", "bundled", "user", "TENON_PLUGIN_PATH", "--plugin-dir", "--plugin"
   std::string id() const;
 };
 
@@ -32,10 +33,13 @@ struct SearchPath {
   std::vector<std::filesystem::path> plugin_dirs;   // --plugin-dir
   std::vector<std::filesystem::path> plugin_files;  // --plugin
   bool bundled_only = false;                        // --no-plugins
+  std::string mode = "";                            // --plugin-mode: tightens what the user's configuration says
+  std::string recipe_mode = "";                     // the recipe's wish, likewise
 };
 
 struct Discovery {
   std::vector<PluginFile> files;  // in search order
+  PluginPolicy policy;            // that was applied
 };
 
 struct PluginFolder {
@@ -48,9 +52,20 @@ struct PluginFolder {
 std::vector<PluginFolder> plugin_folders(const SearchPath& search);
 
 // Files that others could write to, alone or through a folder above, are rejected with the reason. Error(Usage) for a --plugin or --plugin-dir that is not there.
+// Then the policy is applied to all that did not come with the host: the user's own (plugins/policy.h), tightened as `search` says, or the one given.
 Discovery discover_plugins(const SearchPath& search);
+Discovery discover_plugins(const SearchPath& search, const PluginPolicy& policy);
+
+// Folders of TENON_PLUGIN_PATH that are not searched, because they are not absolute.
+std::vector<std::string> ignored_plugin_folders();
+
+// The file as discovery would judge it behind --plugin, wherever it lies.
+PluginFile judge_plugin(const std::filesystem::path& file, const PluginPolicy& policy);
 
 // All mismatches between a manifest and this host, in a user's words, each with its remedy; empty when it fits.
 std::vector<std::string> manifest_mismatches(const Manifest& manifest);
+
+// Of the CUDA releases (13000 is 13.0, 0 none) that kernels of a plugin and of this host were built with; "" when they get on.
+std::string cuda_mismatch(uint32_t theirs, uint32_t ours);
 
 }  // namespace tenon::host

@@ -54,6 +54,22 @@ void compare(const PluginFile& file, const Registrar& registrar) {
   if (!extra.empty()) fail(ErrorCode::Plugin, "it registers ", extra, ", which its manifest does not name");
 }
 
+// What other interfaces get from the code that drives them (model/guards.h).
+class GuardedObjective final : public Objective {
+ public:
+  GuardedObjective(std::string name, std::unique_ptr<Objective> objective) : name_(std::move(name)), objective_(std::move(objective)) {}
+  std::string sample_kind() const override { return objective_->sample_kind(); }
+  ObjectiveResult step(ObjectiveContext& context, const TrainBatch& batch) override {
+    ObjectiveResult result;
+    call_plugin(name_, "step", "", [&] { result = objective_->step(context, batch); });
+    return result;
+  }
+
+ private:
+  std::string name_;
+  std::unique_ptr<Objective> objective_;
+};
+
 template <class Interface>
 void guard(std::vector<Provider<Interface>>& providers, const std::string& id) {
   for (auto& provider : providers) {
@@ -61,6 +77,7 @@ void guard(std::vector<Provider<Interface>>& providers, const std::string& id) {
       std::unique_ptr<Interface> made;
       call_plugin(id, "make", name, [&] { made = make(arguments...); });
       if (!made) fail(ErrorCode::Plugin, "plugin ", id, ": make ", name, ": returned nothing");
+      if constexpr (std::is_same_v<Interface, Objective>) made = std::make_unique<GuardedObjective>(name, std::move(made));
       return made;
     };
   }
@@ -113,6 +130,9 @@ std::unique_ptr<Registrar> register_plugin(const PluginFile& file, const PluginE
       throw Error(ErrorCode::Plugin, error.what());
     }
   });
+  const std::string place = file.origin == "built-in" ? "built in" : file.path.string();
+  note_provider(file.id(), file.id(), place);
+  for (const auto& provides : file.provides) note_provider(provides.name, file.id(), place);
   guard(staging->quantizers, file.id());
   guard(staging->architectures, file.id());
   guard(staging->patches, file.id());

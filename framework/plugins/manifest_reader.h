@@ -18,6 +18,9 @@ struct ManifestReading {
 // Never reads outside `file`, whatever it holds.
 ManifestReading read_manifest(std::span<const std::byte> file);
 
+// All manifests in the section .tenonplugin of a library that has plugins linked in; none when it has no such section.
+std::vector<ManifestReading> read_builtin_manifests(std::span<const std::byte> file);
+
 // "kind:name;key=value;key=value"; rows that do not read so are left out and named in `problems`.
 std::vector<Provides> read_provides(const Manifest& manifest, std::vector<std::string>& problems);
 

@@ -68,17 +68,43 @@ TEST_CASE("a manifest of a wrong form says what is wrong with it") {
   CHECK(problem_after([](Manifest& m) { m.magic[3] = 'x'; }).find("magic bytes are missing") != std::string::npos);
   CHECK(problem_after([](Manifest& m) { m.schema = 7; }) ==
         "its manifest has schema 7, this host reads schema 1: rebuild it against this host's SDK");
-  CHECK(problem_after([](Manifest& m) { m.size = 12; }) == concat("its manifest says 12 bytes, schema 1 has ", sizeof(Manifest)));
-  CHECK(problem_after([](Manifest& m) { std::fill(std::begin(m.id), std::end(m.id), 'i'); }) == "its manifest holds a text without an end");
-  CHECK(problem_after([](Manifest& m) { std::fill(std::begin(m.version), std::end(m.version), 'i'); }) ==
-        "its manifest holds a text without an end");
-  CHECK(problem_after([](Manifest& m) { std::fill(std::begin(m.license), std::end(m.license), 'i'); }) ==
-        "its manifest holds a text without an end");
-  CHECK(problem_after([](Manifest& m) { std::fill(std::begin(m.compiler), std::end(m.compiler), 'i'); }) ==
-        "its manifest holds a text without an end");
-  CHECK(problem_after([](Manifest& m) { std::fill(std::begin(m.provides[31]), std::end(m.provides[31]), 'i'); }) ==
-        "its manifest holds a text without an end");
-  CHECK(problem_after([](Manifest& m) { m.id[0] = '\n'; }).rfind("its id '?rg.example.good' is no id", 0) == 0);
+  CHECK(problem_after([](Manifest& m) { m.size = 12; }) ==
+        concat("its manifest says 12 bytes, schema 1 has ", sizeof(Manifest), ": rebuild it against this host's SDK"));
+  auto endless = [](auto field) { return problem_after([&](Manifest& m) { std::fill(std::begin(field(m)), std::end(field(m)), 'i'); }); };
+  auto without_end = [](const std::string& name, size_t size) {
+    return concat("its manifest's ", name, " has no end within its ", size,
+                  " bytes: the file is damaged or was not made with TENON_PLUGIN, build it again");
+  };
+  CHECK(endless([](Manifest & m) -> auto& { return m.id; }) == without_end("id", 64));
+  CHECK(endless([](Manifest & m) -> auto& { return m.version; }) == without_end("version", 32));
+  CHECK(endless([](Manifest & m) -> auto& { return m.license; }) == without_end("license", 32));
+  CHECK(endless([](Manifest & m) -> auto& { return m.compiler; }) == without_end("compiler", 64));
+  CHECK(endless([](Manifest & m) -> auto& { return m.provides[31]; }) == without_end("provides[31]", 96));
+  CHECK(problem_after([](Manifest& m) { m.id[0] = '\n'; }).rfind("its id '?rg.example.good' is no id: letters, digits", 0) == 0);
+  CHECK(problem_after([](Manifest& m) { m.id[0] = '\0'; }).rfind("its id '' is no id", 0) == 0);
+  CHECK(problem_after([](Manifest& m) { m.version[0] = '\0'; }) ==
+        "its version '' is no version: run.json records it, give one as in .version = \"0.1.0\"");
+  CHECK(problem_after([](Manifest& m) { m.license[0] = '\x01'; }).find("write its SPDX name, as in .license = \"MIT\"") !=
+        std::string::npos);
+  CHECK(problem_after([](Manifest& m) { m.compiler[0] = '\0'; }).find("does not say which compiler made it") != std::string::npos);
+}
+
+TEST_CASE("kernels of another CUDA major release are refused, with both releases") {
+  CHECK(cuda_mismatch(0, 13000).empty());
+  CHECK(cuda_mismatch(12080, 0).empty());
+  CHECK(cuda_mismatch(13010, 13000).empty());
+  CHECK(cuda_mismatch(12080, 13000) ==
+        "its kernels were built with CUDA 12.8, this host's with CUDA 13.0: one process holds one major release, rebuild it with CUDA 13");
+}
+
+TEST_CASE("a library may hold many plugins that are linked into it") {
+  std::string bytes = good_plugin();
+  const std::span<const std::byte> file{reinterpret_cast<const std::byte*>(bytes.data()), bytes.size()};
+  const auto all = read_builtin_manifests(file);
+  REQUIRE(all.size() == 1);
+  CHECK(field_text(all[0].manifest->id, 64) == "org.example.good");
+  const std::string text = "no library";
+  CHECK(read_builtin_manifests({reinterpret_cast<const std::byte*>(text.data()), text.size()}).empty());
 }
 
 TEST_CASE("each field that would break has a message of its own, with a remedy") {
@@ -148,4 +174,10 @@ TEST_CASE("rows of provides that do not read so are named") {
   CHECK(problem_of("parrot:fine").find("with a kind of quantizer, architecture") != std::string::npos);
   CHECK(problem_of("patch:a b").find("which is not kind:name") != std::string::npos);
   CHECK(problem_of("patch:a;b").find("'b' is not key=value") != std::string::npos);
+  Manifest twice = *read(good_plugin()).manifest;
+  std::copy(std::begin(twice.provides[0]), std::end(twice.provides[0]), std::begin(twice.provides[1]));
+  std::vector<std::string> problems;
+  read_provides(twice, problems);
+  REQUIRE(problems.size() == 1);
+  CHECK(problems[0] == "it provides 'patch:good_patch' twice: keep one row");
 }

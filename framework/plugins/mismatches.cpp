@@ -20,6 +20,8 @@ std::string sanitizer_names(uint32_t bits) {
                 bits & ~3u ? "an unknown sanitizer" : "");
 }
 
+std::string cuda_release(uint32_t version) { return concat(version / 1000, ".", version / 10 % 100); }
+
 std::string language_name(int64_t language) {
   const int64_t year = language / 100 % 100;
   return language / 10000 == 20 ? concat("C++", year < 10 ? "0" : "", year) : concat("a language level of ", language);
@@ -46,12 +48,23 @@ std::vector<std::string> stable_mismatches(const Manifest& manifest) {
 
 }  // namespace
 
+std::string cuda_mismatch(uint32_t theirs, uint32_t ours) {
+  // Without kernels of its own a plugin runs with any; a host without any leaves the question to the loader.
+  if (theirs == 0 || ours == 0 || theirs / 1000 == ours / 1000) return "";
+  return concat("its kernels were built with CUDA ", cuda_release(theirs), ", this host's with CUDA ", cuda_release(ours),
+                ": one process holds one major release, rebuild it with CUDA ", ours / 1000);
+}
+
 std::vector<std::string> manifest_mismatches(const Manifest& manifest) {
   constexpr CxxAbi host = this_cxx_abi();
   std::vector<std::string> reasons;
   auto refuse = [&](const auto&... parts) { reasons.push_back(concat(parts...)); };
 
-  if (manifest.tier == static_cast<uint32_t>(Tier::Stable)) return stable_mismatches(manifest);
+  if (manifest.tier == static_cast<uint32_t>(Tier::Stable)) {
+    reasons = stable_mismatches(manifest);
+    if (std::string problem = cuda_mismatch(manifest.cuda_version, TENON_CUDA_VERSION); !problem.empty()) refuse(problem);
+    return reasons;
+  }
   if (manifest.tier != static_cast<uint32_t>(Tier::Native)) {
     refuse("its tier ", manifest.tier, " is unknown to this host: rebuild it against this host's SDK");
     return reasons;
@@ -67,6 +80,7 @@ std::vector<std::string> manifest_mismatches(const Manifest& manifest) {
   else if (manifest.sdk_hash != TENON_SDK_HASH)
     refuse("built against other headers of SDK ", TENON_SDK_MAJOR, ".", TENON_SDK_MINOR,
            " than this host: rebuild it against this host's headers");
+  if (std::string problem = cuda_mismatch(manifest.cuda_version, TENON_CUDA_VERSION); !problem.empty()) refuse(problem);
   if (manifest.cxx.compiler != host.compiler)
     refuse("built with ", compiler_name(manifest.cxx.compiler), " (", field_text(manifest.compiler, sizeof manifest.compiler),
            "), this host with ", compiler_name(host.compiler), ": a native plugin needs the same compiler family");

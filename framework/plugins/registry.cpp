@@ -10,6 +10,8 @@
 #include "base/text.h"
 #include "plugins/loader.h"
 #include "plugins/manifest_reader.h"
+#include "plugins/stable_quantizer.h"
+#include "plugins/static_plugins.h"
 
 namespace tenon::host {
 
@@ -59,6 +61,20 @@ std::string reasons_text(const PluginFile& file) {
   std::string text = file.path.string() + ":";
   for (const auto& reason : file.reasons) text += "\n    - " + reason;
   return text;
+}
+
+}  // namespace
+
+namespace {
+
+// Of a plugin that discovery found in libtenon.so.
+PluginEntry linked_entry(const std::string& id) {
+  for (const auto& plugin : static_plugins()) {
+    if (field_text(plugin.manifest->id, sizeof plugin.manifest->id) != id) continue;
+    if (plugin.entry) return plugin.entry;
+    return [entry = plugin.stable_entry, id](Registrar* registrar) { register_stable_plugin(id, entry, *registrar); };
+  }
+  fail(ErrorCode::Internal, "plugin ", id, " is in the list of libtenon.so, but not in its code");
 }
 
 }  // namespace
@@ -114,8 +130,10 @@ struct Registry::Impl {
     auto& slot = loaded[id];
     if (!slot) {
       const auto entry = builtin_entries.find(id);
-      slot = register_plugin(file, entry != builtin_entries.end() ? PluginEntry(entry->second) : open_plugin(file));
-      log_debug(concat("plugin ", id, " loaded from ", file.path.empty() ? "this program" : file.path.string()));
+      slot = register_plugin(file, entry != builtin_entries.end() ? PluginEntry(entry->second)
+                                   : file.origin == "built-in"    ? linked_entry(id)
+                                                                  : open_plugin(file));
+      log_debug(concat("plugin ", id, " loaded from ", file.origin == "built-in" ? "this program" : file.path.string()));
     }
     return *slot;
   }
@@ -219,7 +237,7 @@ Value Registry::loaded() const {
     Value entry = Value::table();
     entry.set("id", file.id());
     entry.set("version", field_text(file.manifest->version, sizeof file.manifest->version));
-    if (!file.path.empty()) entry.set("sha256", sha256_file(file.path));
+    if (file.origin != "built-in") entry.set("sha256", sha256_file(file.path));
     list.as_list().push_back(std::move(entry));
   }
   return list;

@@ -5,9 +5,11 @@
 #include <unistd.h>
 
 #include "base/file.h"
+#include "base/log.h"
 #include "base/sha256.h"
 #include "support/paths.h"
 #include "support/temp_dir.h"
+#include "tenon/log.h"
 
 #include <doctest/doctest.h>
 
@@ -145,6 +147,28 @@ TEST_CASE("errors carry the plugin's name and keep their code") {
   }
 }
 
+TEST_CASE("a plugin's lines in the log carry its id, whatever the caller calls it") {
+  std::vector<std::string> lines;
+  set_log_sink([&](LogLevel level, std::string_view line) { lines.push_back(concat(static_cast<int>(level), " ", line)); });
+  Registry registry(with({bad_plugin("good")}));
+  registry.patch("good_patch");  // now the name is known to be org.example.good's
+  call_plugin("good_patch", "on_config", "", [] { log::warn("2 rows are all zero"); });
+  call_plugin("org.example.unknown", "on_config", "", [] { log::info("hello"); });
+  log::warn("from a thread of mine");
+  set_log_sink(nullptr);
+  CHECK(lines == std::vector<std::string>{"1 org.example.good: 2 rows are all zero", "2 org.example.unknown: hello",
+                                          "1 a plugin: from a thread of mine"});
+}
+
+TEST_CASE("a machine that is full is not the plugin's fault") {
+  try {
+    call_plugin("org.example.x", "linear", "", [] { throw std::runtime_error("DefaultCPUAllocator: can't allocate memory"); });
+    FAIL("should have thrown");
+  } catch (const Error& error) {
+    CHECK(error.code() == ErrorCode::Device);
+  }
+}
+
 TEST_CASE("a crash tells in whose call it happened") {
 #ifdef __SANITIZE_ADDRESS__
   MESSAGE("SKIP: AddressSanitizer reports crashes itself");
@@ -169,8 +193,8 @@ TEST_CASE("a crash tells in whose call it happened") {
   REQUIRE(::waitpid(child, &status, 0) == child);
   CHECK(WIFSIGNALED(status));
   CHECK(WTERMSIG(status) == SIGSEGV);
-  CHECK(contains(text,
-                 "error: segmentation fault in plugin org.example.makes_nothing, call make, crashes_in_make, called from plugin "
-                 "org.example.outer, call on_config"));
+  CHECK(contains(text, "error: segmentation fault in plugin org.example.makes_nothing (" +
+                           fs::canonical(bad_plugin("makes_nothing")).string() +
+                           "), call make, crashes_in_make, called from plugin org.example.outer, call on_config"));
 #endif
 }

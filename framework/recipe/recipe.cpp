@@ -37,6 +37,7 @@ class RecipeReader {
     read_table("generate", recipe_.generate, true);
     read_optional("export", recipe_.export_);
     if (table("output")) read_table("output", recipe_, false);
+    if (table("plugins")) read_table("plugins", recipe_, false);
     check_model();
     check_quantizers();
     check_adapters();

@@ -125,6 +125,7 @@ struct Recipe {
   GenerateSection generate;
   std::optional<ExportSection> export_;
   std::optional<std::filesystem::path> output_dir;
+  std::string plugin_mode;            // pinned | bundled: tighter than the user's configuration; "" as it says
   Value resolved;                     // every key with its value after defaults and --set: goes into run.json
   std::vector<std::string> settings;  // the --set arguments
 };

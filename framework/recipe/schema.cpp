@@ -280,12 +280,23 @@ Section output_section() {
                         not_empty(), [](Recipe& r, const Value& v) { r.output_dir = v.as_string(); })}}};
 }
 
+Section plugins_section() {
+  return {"plugins",
+          "Which plugin files may serve this recipe.",
+          SectionShape::Table,
+          "",
+          {{option(&Recipe::plugin_mode, "mode",
+                   "pinned: only those that the user has pinned; bundled: only those that came with host; empty: as the user's "
+                   "configuration says. The tighter of both counts.",
+                   one_of({"user", "pinned", "bundled"}))}}};
+}
+
 }  // namespace
 
 const std::vector<Section>& recipe_schema() {
   static const auto* const sections =
-      new std::vector<Section>{model_section(), quantizer_section(), patch_section(),    adapter_section(), text_section(),
-                               data_section(),  train_section(),     generate_section(), export_section(),  output_section()};
+      new std::vector<Section>{model_section(), quantizer_section(), patch_section(),  adapter_section(), text_section(),   data_section(),
+                               train_section(), generate_section(),  export_section(), output_section(),  plugins_section()};
   return *sections;
 }
 

@@ -5,8 +5,11 @@
 namespace tenon::host {
 
 Workspace::Workspace(const std::filesystem::path& file, const SessionOptions& options) : recipe(read_recipe(file, options.settings)) {
-  registry = std::make_unique<Registry>(discover_plugins(
-      {.plugin_dirs = options.plugin_dirs, .plugin_files = options.plugin_files, .bundled_only = options.bundled_plugins_only}));
+  registry = std::make_unique<Registry>(discover_plugins({.plugin_dirs = options.plugin_dirs,
+                                                          .plugin_files = options.plugin_files,
+                                                          .bundled_only = options.bundled_plugins_only,
+                                                          .mode = options.plugin_mode,
+                                                          .recipe_mode = recipe.plugin_mode}));
 }
 
 LoadedModel& Workspace::load(bool for_training, bool want_text) {

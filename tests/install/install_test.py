@@ -10,29 +10,11 @@ import os
 import pathlib
 import re
 import shutil
-import subprocess
-import sys
 import tempfile
 
-HERE = pathlib.Path(__file__).resolve().parent
-ROOT = HERE.parent.parent
-BUILD, LIBTORCH, CMAKE, COMPILER = sys.argv[1:5]
+from support import HERE, ROOT, build_copy, check, install, run
+
 PROMPT = "Once"
-
-
-def run(*command, expect: int = 0) -> subprocess.CompletedProcess:
-    """Without what would make the host look elsewhere for plugins."""
-    env = {key: value for key, value in os.environ.items() if key not in ("TENON_PLUGIN_PATH", "LD_LIBRARY_PATH")}
-    result = subprocess.run([str(word) for word in command], capture_output=True, text=True, env=env)
-    if result.returncode != expect:
-        sys.exit(f"{' '.join(map(str, command))}\nended with {result.returncode}, expected {expect}\n{result.stdout}\n{result.stderr}")
-    return result
-
-
-def check(claim: bool, text: str) -> None:
-    if not claim:
-        sys.exit(f"FAILED: {text}")
-    print(f"ok: {text}")
 
 
 def model() -> tuple[pathlib.Path, str]:
@@ -45,29 +27,18 @@ def model() -> tuple[pathlib.Path, str]:
     return quickstart, "random"
 
 
-def build(source: pathlib.Path, prefix: pathlib.Path, folder: pathlib.Path, *more: pathlib.Path) -> pathlib.Path:
-    shutil.copytree(source, folder / "source")  # outside the repository, as a third party's would lie
-    for file in more:
-        shutil.copy(file, folder / "source")
-    run(CMAKE, "-S", folder / "source", "-B", folder / "build", f"-DCMAKE_PREFIX_PATH={prefix}", f"-DTENON_LIBTORCH={LIBTORCH}",
-        f"-DCMAKE_CXX_COMPILER={COMPILER}", "-DCMAKE_BUILD_TYPE=Release")
-    run(CMAKE, "--build", folder / "build")
-    return folder / "build"
-
-
 def main() -> None:
     os.umask(0o022)
     work = pathlib.Path(tempfile.mkdtemp(prefix="tenon-install-"))
     try:
         prefix = work / "prefix"
-        run(CMAKE, "--install", BUILD, "--prefix", prefix)
-        host = prefix / "bin/host"
+        host = install(prefix)
         listed = json.loads(run(host, "plugins", "list", "--json", "--no-plugins").stdout)
         check(bool(listed), "the installed host finds its bundled plugins")
 
-        plugin = build(HERE / "rtn", prefix, work / "rtn") / "librtn.so"
-        embed = build(ROOT / "examples/embed", prefix, work / "embed") / "embed"
-        stable = build(ROOT / "tests/stable/outside", prefix, work / "stable", ROOT / "tests/stable/rtn.cpp") / "libstable_rtn.so"
+        plugin = build_copy(HERE / "rtn", prefix, work / "rtn") / "librtn.so"
+        embed = build_copy(ROOT / "examples/embed", prefix, work / "embed") / "embed"
+        stable = build_copy(ROOT / "tests/stable/outside", prefix, work / "stable", ROOT / "tests/stable/rtn.cpp") / "libstable_rtn.so"
         symbols = run("nm", "-D", "--defined-only", stable).stdout.split()[2::3]
         check(set(symbols) == {"tenon_plugin_manifest", "tenon_plugin_entry_v1"}, f"the stable plugin likewise: {symbols}")
         needed = re.findall(r"NEEDED.*\[(.*)\]", run("readelf", "-d", stable).stdout)

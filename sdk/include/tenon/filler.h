@@ -32,7 +32,7 @@ class TENON_API Filler {
 
   // Rows [first, last) of the weight as it acts now, without autograd: [rows, in]. For merging, export and checks.
   virtual at::Tensor dense_rows(at::ScalarType dtype, int64_t first, int64_t last) const = 0;
-  // Undefined when the slot has none.
+  // As it acts now, like the weight: what scales outputs scales it. Undefined when the slot has none.
   virtual at::Tensor bias() const { return {}; }
 };
 

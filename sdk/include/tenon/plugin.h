@@ -86,12 +86,17 @@ struct Registrar {
 
 }  // namespace tenon
 
+// Of the nvcc that compiled the plugin's kernels: tenon_add_plugin sets it. 0: no kernels.
+#ifndef TENON_PLUGIN_CUDA
+#define TENON_PLUGIN_CUDA 0
+#endif
+
 // Fills the manifest with the given designated initializers (see ManifestFields) plus what the build knows.
-#define TENON_PLUGIN(...)                                                                                                     \
-  extern "C" {                                                                                                                \
-  extern TENON_API const ::tenon::Manifest tenon_plugin_manifest;                                                             \
-  __attribute__((section(".tenonplugin"), used, retain)) constinit const ::tenon::Manifest tenon_plugin_manifest =            \
-      ::tenon::make_manifest(::tenon::ManifestFields{__VA_ARGS__}, ::tenon::Tier::Native, TORCH_ABI_VERSION, TENON_SDK_HASH); \
+#define TENON_PLUGIN(...)                                                                                                                  \
+  extern "C" {                                                                                                                             \
+  extern TENON_API const ::tenon::Manifest tenon_plugin_manifest;                                                                          \
+  __attribute__((section(".tenonplugin"), used, retain)) constinit const ::tenon::Manifest tenon_plugin_manifest = ::tenon::make_manifest( \
+      ::tenon::ManifestFields{__VA_ARGS__}, ::tenon::Tier::Native, TORCH_ABI_VERSION, TENON_SDK_HASH, TENON_PLUGIN_CUDA);                  \
   }
 
 // The body that follows fills the registrar; it may throw.
