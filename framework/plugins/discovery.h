@@ -39,7 +39,7 @@ struct SearchPath {
 
 struct Discovery {
   std::vector<PluginFile> files;  // in search order
-  PluginPolicy policy;            // that was applied
+  PluginPolicy policy = {};       // that was applied
 };
 
 struct PluginFolder {
