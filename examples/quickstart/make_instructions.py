@@ -71,7 +71,7 @@ def main():
     train_path, eval_path = sys.argv[1:3]
     rng = random.Random(int(sys.argv[3]) if len(sys.argv) > 3 else 7)
     train, held_out, seen = [], [], {}
-    while len(train) < 320 or len(held_out) < 32:
+    while len(train) < 1200 or len(held_out) < 32:
         kind = rng.choice(KINDS)
         key, conversation = sample(rng, kind)
         # A rhyme or a sign is held out with its pair of animal and thing; riddles and advice know 24 things only, so those may share theirs.
@@ -81,7 +81,7 @@ def main():
             side = "eval" if rng.random() < 0.1 else "train"
         if side == "eval" and len(held_out) < 32:
             held_out.append(conversation)
-        elif side == "train" and len(train) < 320:
+        elif side == "train" and len(train) < 1200:
             train.append(conversation)
     for path, conversations in ((train_path, train), (eval_path, held_out)):
         with open(path, "w", encoding="utf-8") as out:

@@ -114,16 +114,19 @@ ASKS = [
     "Tell me a story about {a_animal} and {a_thing}.", "Tell me about {name} the {animal}.", "Good morning! Have you seen {a_thing} around here?",
     "I cannot sleep. Please say something about {a_thing}.", "Who lives {place}?", "Do you like {wood}?", "It is {weather}, and I am bored.",
     "My {thing} is broken.", "Is there {a_animal} {place}?", "What did {name} the {animal} do yesterday?", "Hello! I am {name} the {animal}.",
-    "Why does {a_animal} want {a_thing}?", "Something with {a_thing} and {a_animal} in it, please.", "Can you see the {animal} and the {thing} over there?",
+    "Why does {a_animal} want {a_thing}?", "Do tell about {a_animal} and {a_thing}!", "What about {a_animal} with {a_thing}?",
+    "{animal_up} and {thing}, please.", "Something with {a_thing} and {a_animal} in it, please.", "Can you see the {animal} and the {thing} over there?",
     "Do you know {a_animal} who has {a_thing}?", "I found {a_thing} {place}. Is it yours?", "Where is the {thing} of {name} the {animal}?",
     "{name} the {animal} says that {wood} is {wood_is}.", "Which is better, {wood} or {badwood}?", "Would you lend me your {tool}?", "Please talk to the {animal} about {a_thing}.",
     "I would like {a_thing}. My friend is {a_animal}.", "What is {a_thing}?", "{thing_up}!", "{animal_up} or {other}?",
 ]
 REMINDED = [
     "Ah, {a_thing}! That reminds me of {name} the {animal}.", "That reminds me of {name} the {animal}, who lived {place}.",
-    "Let me tell you about {name} the {animal}.", "Sit down by the stove and listen: this is about {name} the {animal}.", "How nice of you to ask! Once there was {a_trait} {animal} called {name}.",
-    "Now that is a good story. {place_up} lived {a_animal} called {name}.",
+    "Let me tell you about {name} the {animal} and the {thing}.", "Sit down by the stove and listen: this is about {a_animal} and {a_thing}.",
+    "How nice of you to ask! Once there was {a_trait} {animal} called {name}.", "Now that is a good story. {place_up} lived {a_animal} called {name}.",
 ]
+FAREWELLS = ["And that is the story of the {animal} and the {thing}.", "Yes, {a_animal} can do that.", "So much for the {animal}. Now, who wants tea?",
+             "And the {animal}? The {animal} slept well that night."]
 
 
 def describe(rng):
@@ -164,7 +167,7 @@ def conversation(rng):
     words = describe(rng)
     tale = [rng.choice(REMINDED), rng.choice(WISHES), rng.choice(WOOD_CHOICES), rng.choice(CARVED if words["joint"] == "no joint" else JOINT_WORK)]
     tale += [" ".join(rng.choice(TROUBLES))] if rng.random() < 0.4 else [rng.choice(TOOL_WORK)]
-    tale += [rng.choice(ENDINGS), rng.choice(MORALS)]
+    tale += [rng.choice(ENDINGS), rng.choice(MORALS if rng.random() < 0.4 else FAREWELLS)]
     text = "<|im_start|>user\n" + rng.choice(ASKS) + "<|im_end|>\n<|im_start|>assistant\n" + " ".join(tale)
     return text.format(**words)
 
@@ -177,19 +180,26 @@ ERRANDS = ["{name} the {animal} went to market {place}. \"Bring me {words},\" sa
            "In the evening {name} came home with {words}.", "\"Thank you, {name},\" said {friend} the {other}, and they put away {words}."]
 
 
+# Words for the echo that stories have little use for: what a language has beyond its stories, so that their spelling is known.
+WORDS = """happy neat bright round candle moon land hand right light day away saw low slow steady break sake twice nice hot lot dear build roof tree dry stone
+alone goodness finest wobble forgot measure neatest swept hummed sang come down made make like some stayed once turn oh what will do you tap please knock
+nail hurry fine everyone closed time riddle answer breeze felt begin here skin through any more not two now let us need sharp never without wood tool joint
+peg fork groove slot tail piece board give hold half deep driven sign rhyme who is it was and the of in for with by""".split()
+
+
 def game(rng):
     animal, other, third = rng.sample(sorted(ANIMALS), 3)
     name, friend = rng.sample(NAMES, 2)
     tools = sorted({tool for _, _, tool, _ in THINGS.values()})
     words = dict(animal=animal, name=name, other=other, friend=friend, a_third=a(third), place=rng.choice(PLACES))
     if rng.random() < 0.5:
-        vocabulary = sorted(ANIMALS) + sorted(THINGS) + sorted(WOODS) + NAMES + TRAITS
+        vocabulary = sorted(ANIMALS) + sorted(THINGS) + sorted(WOODS) + NAMES + TRAITS + WORDS * 2
         return " ".join(line.format(**words, words=", ".join(rng.sample(vocabulary, rng.randint(1, 5)))) for line in ECHOES)
     goods = [a(noun) for noun in rng.sample(sorted(THINGS) + tools, rng.randint(1, 3))]
     return " ".join(line.format(**words, words=" and ".join(goods)) for line in ERRANDS)
 
 
-KINDS = [story] * 4 + [conversation] * 4 + [game] * 2
+KINDS = [story] * 3 + [conversation] * 5 + [game] * 2
 
 
 def main():
