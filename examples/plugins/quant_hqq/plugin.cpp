@@ -32,7 +32,7 @@ class Hqq final : public Quantizer {
   QuantizerFacts facts() const override {
     QuantizerFacts facts;
     facts.bits_per_weight = static_cast<double>(o_.bits) + 32.0 / static_cast<double>(o_.group_size);
-    // Measured on normal weights in groups of 128, the worst, with a tenth to spare.
+    // Even steps over the range of 128 normal weights, about 5.4 sigma, leave 0.52, 0.10 and 0.006; solving for a p-norm gives some of that away.
     facts.max_relative_error = o_.bits == 2 ? 0.62 : o_.bits == 4 ? 0.13 : 0.0085;
     return facts;
   }
