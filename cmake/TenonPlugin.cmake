@@ -42,7 +42,7 @@ function(tenon_add_plugin name)
       set(sdk tenon_sdk_headers)
     endif()
     # Every plugin has these names; inside one library each needs its own.
-    foreach(symbol manifest register entry_v1)
+    foreach(symbol manifest register entry_v1 examples)
       list(APPEND own_names tenon_plugin_${symbol}=tenon_plugin_${symbol}_${name})
     endforeach()
     target_compile_definitions(${name}_objects PRIVATE ${own_names})
