@@ -40,7 +40,8 @@ def check(recipe, folder, seed):
 
 
 @pytest.mark.parametrize("index", range(10))
-@pytest.mark.parametrize("model_type", tiny.MODEL_TYPES)
+# phi3 knows default and longrope only: test_logits has them.
+@pytest.mark.parametrize("model_type", [name for name in tiny.MODEL_TYPES if name != "phi3"])
 def test_config(model_type, index, tmp_path):
     rope = list(tables(random.Random(f"{model_type} {index}"), 6))[index]
     tiny.save_checkpoint(tmp_path / "model", make(model_type, index, rope), old=index % 2 == 1 and rope["rope_type"] != "proportional")
