@@ -152,7 +152,8 @@ def headers_compile_alone(build: pathlib.Path) -> list[str]:
         flags = flags_for(commands, path) or ["c++"]
         # The conformance kit is included from sdk/; what the stable tier needs, its plugins get from CMake.
         flags = [*flags, f"-I{ROOT / 'sdk'}"]
-        if not any("TORCH_TARGET_VERSION" in flag for flag in flags) and ("stable" in path.parts or "tenon/stable/" in text(path)):
+        of_the_tier = path.parts[0] != "framework" and ("stable" in path.parts or "tenon/stable/" in text(path))
+        if of_the_tier and not any("TORCH_TARGET_VERSION" in flag for flag in flags):
             flags.append("-DTORCH_TARGET_VERSION=0x020b000000000000")
         command = [*flags, "-fsyntax-only", "-x", "c++", str(ROOT / path)]
         result = subprocess.run(command, capture_output=True, text=True, cwd=build)
