@@ -2,7 +2,7 @@
 #
 # The one way to declare a plugin, in tenon's tree and outside it: a module lib<name>.so that sees the SDK alone, exports its manifest and
 # entry and nothing else. TIER (native by default) decides which SDK that is: a stable plugin links nothing of LibTorch.
-# CUDA_SOURCES are compiled where nvcc was found, NO_CUDA_SOURCES where it was not. TESTS become the doctest executable
+# CUDA_SOURCES are compiled where the language CUDA is enabled, NO_CUDA_SOURCES where it is not. TESTS become the doctest executable
 # test_<name>, built from the same sources.
 #
 # TENON_STATIC_PLUGINS (in tenon's own tree): ON for all, or a list of names. Such a plugin becomes part of libtenon.so, from the same sources and with
@@ -29,7 +29,8 @@ function(tenon_add_plugin name)
   else()
     message(FATAL_ERROR "tenon_add_plugin(${name}): TIER is '${arg_TIER}', expected native or stable")
   endif()
-  if(TENON_HAVE_CUDA)
+  get_property(languages GLOBAL PROPERTY ENABLED_LANGUAGES)
+  if("CUDA" IN_LIST languages)
     set(device_sources ${arg_CUDA_SOURCES})
   else()
     set(device_sources ${arg_NO_CUDA_SOURCES})
@@ -50,7 +51,11 @@ function(tenon_add_plugin name)
   target_link_libraries(${name}_objects PUBLIC ${sdk} ${arg_LINK})
   set_target_properties(${name}_objects PROPERTIES POSITION_INDEPENDENT_CODE ON CXX_VISIBILITY_PRESET hidden
     CUDA_VISIBILITY_PRESET hidden VISIBILITY_INLINES_HIDDEN ON)
-  if(TENON_HAVE_CUDA AND arg_CUDA_SOURCES)
+  if("CUDA" IN_LIST languages AND arg_CUDA_SOURCES)
+    if(NOT CMAKE_CUDA_STANDARD)
+      # CMake 3.25 does not know how to ask nvcc for it.
+      target_compile_options(${name}_objects PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:-std=c++20>)
+    endif()
     # 13000 is 13.0; the manifest says so, and the host compares.
     string(REGEX REPLACE "^([0-9]+)\\.([0-9]+).*" "\\1 * 1000 + \\2 * 10" release "${CMAKE_CUDA_COMPILER_VERSION}")
     math(EXPR release "${release}")

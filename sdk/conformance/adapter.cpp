@@ -26,14 +26,34 @@ struct Wrapped {
   at::Tensor logits(const at::Tensor& ids) { return run_logits(*toy.model, {.ids = ids}); }
 };
 
-// The plugin's examples; else its defaults, aimed at every linear slot where there is an option for that.
+// The defaults, aimed at every linear slot where there is an option for that: PEFT's word for it, or the names one by one where it is not known.
+Value aimed_options(Context& c) {
+  const auto& provider = c.provider(&Registrar::adapters);
+  const bool can_aim = std::any_of(provider.options.rows.begin(), provider.options.rows.end(),
+                                   [](const OptionRow& row) { return row.name == "target_modules"; });
+  const Blueprint blueprint = ToyArchitecture().blueprint(small_config("toy"));
+  Value names = Value::list();
+  for (const auto& slot : blueprint.slots)
+    if (const std::string name = slot.path.substr(slot.path.rfind('.') + 1); slot.block == 0 && slot.kind == SlotKind::Linear)
+      names.as_list().emplace_back(name);
+  for (const Value& aim : {Value("all-linear"), names}) {
+    const Value options(Value::Table{{"target_modules", aim}});
+    if (!can_aim || !c.subject().option_problems(provider.options, options, c.provided().subject()).empty()) continue;
+    try {
+      if (!provider.make(options)->targets(blueprint).empty()) return options;
+    } catch (const Error&) {
+      // It takes the word for a name that this model has not.
+    }
+  }
+  return Value::table();
+}
+
+// The plugin's examples, else those.
 std::vector<Value> settings(Context& c) {
   std::vector<Value> all = c.examples();
   if (!all.empty()) return all;
-  Value options = Value::table();
+  const Value options = aimed_options(c);
   const OptionTable& table = c.provider(&Registrar::adapters).options;
-  for (const auto& row : table.rows)
-    if (row.name == "target_modules") options.set("target_modules", "all-linear");
   all.push_back(options);
   // From level 2 on also each switch and choice moved alone.
   if (c.level() > 1)

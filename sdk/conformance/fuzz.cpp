@@ -1,11 +1,10 @@
 // Level 3: random options and shapes. Each case has a seed of its own, which a failure names for --reproduce.
-#include <ATen/ops/matmul.h>
-
 #include <algorithm>
 #include <cmath>
 #include <limits>
 
 #include "any_provider.h"
+#include "product_error.h"
 #include "quantizer_kit.h"
 #include "tenon/json.h"
 
@@ -147,8 +146,8 @@ void check_quantizer(Context& c) {
         s.facts.compute_dtypes[static_cast<size_t>(dice.between(0, static_cast<int64_t>(s.facts.compute_dtypes.size()) - 1))];
     const at::Tensor x = normal({dice.between(1, 40), slot.in}, dice.next(), dtype),
                      dy = normal({dice.between(1, 40), slot.out}, dice.next(), dtype);
-    const double forward = relative_rms(s.quantizer->linear(slot, x, tensors), at::matmul(x.to(at::kDouble), dense.to(at::kDouble).t())),
-                 backward = relative_rms(s.quantizer->grad_input(slot, dy, tensors), at::matmul(dy.to(at::kDouble), dense.to(at::kDouble)));
+    const double forward = product_error(s.quantizer->linear(slot, x, tensors), x, dense),
+                 backward = product_error(s.quantizer->grad_input(slot, dy, tensors), dy, dense.t());
     expect(forward <= kProductTolerance, what, "linear of ", x.size(0), " rows ", c10::toString(dtype), " is off by ", forward);
     expect(backward <= kProductTolerance, what, "grad_input of ", dy.size(0), " rows ", c10::toString(dtype), " is off by ", backward);
   });

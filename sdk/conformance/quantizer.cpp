@@ -137,6 +137,16 @@ void check_special_values(Context& c) {
     expect(all_finite(kept), "one outlier of 1e4 makes numbers that are not finite");
     expect(kept[3][7].item<float>() > 5e3, "an outlier of 1e4 comes back as ", kept[3][7].item<float>());
 
+    // A row that hardly varies, far from zero: where a zero point or a range goes out of its dtype.
+    for (const double spread : {0.0, 1e-4}) {
+      const at::Tensor narrow = normal({64, 256}, c.seed(), at::kFloat, spread).add_(0.5).to(s.device);
+      const at::Tensor near = s.dense(slot, s.pack(slot, narrow));
+      expect(all_finite(near), "weights of 0.5 +- ", spread, " make numbers that are not finite");
+      // Twice what 2 bits do to normal weights; such rows are easier.
+      expect(relative_rms(near, narrow) <= 1, "weights of 0.5 +- ", spread, " come back with a relative RMS error of ",
+             relative_rms(near, narrow));
+    }
+
     // Nothing is promised about the result: an Error or any numbers, and no crash.
     for (const double bad : {std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity()}) {
       at::Tensor poisoned = weight_for(slot, c.seed(), at::kCPU);

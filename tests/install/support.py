@@ -1,6 +1,7 @@
 """What the tests of an installed tenon share: running, checking, building against a prefix."""
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -34,11 +35,20 @@ def install(prefix: pathlib.Path) -> pathlib.Path:
 
 def configure_and_build(source: pathlib.Path, build: pathlib.Path, prefix: pathlib.Path) -> float:
     """-> seconds that the compiler and linker took."""
+    # The nvcc that BUILD was made with, where there was one; code for one architecture shows that it compiles.
+    found = [re.search(r'CMAKE_CUDA_COMPILER "(.+)"', file.read_text()) for file in pathlib.Path(BUILD).glob("CMakeFiles/*/CMakeCUDACompiler.cmake")]
+    cuda = {"CUDACXX": found[0][1], "CUDAARCHS": "80"} if found and found[0] else {}
     run(CMAKE, "-S", source, "-B", build, f"-DCMAKE_PREFIX_PATH={prefix}", f"-DTENON_LIBTORCH={LIBTORCH}",
-        f"-DCMAKE_CXX_COMPILER={COMPILER}", "-DCMAKE_BUILD_TYPE=Release")
+        f"-DCMAKE_CXX_COMPILER={COMPILER}", "-DCMAKE_BUILD_TYPE=Release", **cuda)
     start = time.monotonic()
-    run(CMAKE, "--build", build)
+    run(CMAKE, "--build", build, "--parallel", os.environ.get("TENON_JOBS", "2"))
     return time.monotonic() - start
+
+
+def own_tests(build: pathlib.Path, what: str) -> None:
+    """Runs a project's tests, of which `host check-plugin` is one."""
+    tested = run(pathlib.Path(CMAKE).with_name("ctest"), "--test-dir", build, "--output-on-failure").stdout
+    check("100% tests passed" in tested and re.search(r"check\d* \.+ +Passed", tested) is not None, f"{what}: its own tests pass, the conformance kit among them")
 
 
 def build_copy(source: pathlib.Path, prefix: pathlib.Path, folder: pathlib.Path, *more: pathlib.Path) -> pathlib.Path:

@@ -3,8 +3,8 @@
 
     templates_test.py BUILD LIBTORCH CMAKE COMPILER [KIND[:TIER] ...]
 
-For every kind: the project is written into an empty folder, built against the prefix, its own tests are run (its recipe is one of them), and the
-run must have learned.
+For every kind: the project is written into an empty folder, built against the prefix, its own tests are run (the conformance kit and its recipe are
+among them), and the run must have learned.
 """
 import json
 import os
@@ -13,7 +13,7 @@ import shutil
 import sys
 import tempfile
 
-from support import CMAKE, check, configure_and_build, install, run
+from support import check, configure_and_build, install, own_tests, run
 
 KINDS = sys.argv[5:] or ["quantizer:stable", "quantizer:native", "patch", "adapter", "architecture", "objective"]
 
@@ -31,8 +31,7 @@ def try_template(host: pathlib.Path, prefix: pathlib.Path, work: pathlib.Path, k
     print(f"note: {kind} {tier} builds in {seconds:.1f} s")
     needed = run("readelf", "-d", project / f"build/lib{name}.so").stdout
     check(("libtorch" in needed or "libtenon" in needed) == (tier != "stable"), f"{kind} {tier}: a stable plugin links nothing of LibTorch, a native one does")
-    tested = run(pathlib.Path(CMAKE).with_name("ctest"), "--test-dir", project / "build", "--output-on-failure").stdout
-    check("100% tests passed" in tested, f"{kind}: its own tests pass")
+    own_tests(project / "build", f"{kind} {tier}".strip())
     losses = [row["loss"] for row in map(json.loads, (project / "runs/metrics.jsonl").read_text().splitlines()) if "loss" in row]
     check(losses[-1] < 0.9 * losses[0], f"{kind}: the run of its recipe learns, loss {losses[0]:.3f} to {losses[-1]:.3f}")
     why = run(host, "plugins", "why", name, "--plugin", project / f"build/lib{name}.so").stdout

@@ -1,8 +1,12 @@
 #include "tenon/plugin.h"
+#include "tenon/examples.h"
 
 #include "ia3.h"
 
 TENON_PLUGIN(.id = "org.example.adapter_ia3", .version = "0.1.0", .license = "Apache-2.0", .provides = {"adapter:ia3"})
+
+// For host check-plugin. A random start, which PEFT has too, changes the model and is no example.
+TENON_EXAMPLES(R"({"adapter:ia3": {"target_modules": ["k_proj", "v_proj", "down_proj"], "feedforward_modules": ["down_proj"]}})")
 
 TENON_REGISTER(tenon::Registrar& registrar) {
   using ia3::Options, tenon::option;

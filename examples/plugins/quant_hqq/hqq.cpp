@@ -8,6 +8,8 @@ namespace hqq {
 
 namespace {
 
+constexpr float kMostZero = 1024;
+
 void round_to(const float* weights, int64_t n, const Grid& grid, float most, uint8_t* codes) {
   for (int64_t i = 0; i < n; ++i)
     codes[i] = static_cast<uint8_t>(std::clamp(std::nearbyint(weights[i] / grid.scale + grid.zero), 0.0F, most));
@@ -32,8 +34,9 @@ Grid quantize_group(const float* weights, int64_t n, const Settings& s, uint8_t*
   const auto most = static_cast<float>((1 << s.bits) - 1);
   const auto [low, high] = std::minmax_element(weights, weights + n);
   Grid grid;
-  // A group of one value lies on its grid whatever the scale is.
-  grid.scale = std::max((*high - *low) / most, 1e-8F);
+  // Scale and zero point are kept as float16. Of a group that hardly varies but lies far from zero the zero point would be beyond its range: a wider
+  // scale keeps it where float16 still has whole numbers.
+  grid.scale = std::max({(*high - *low) / most, std::max(std::fabs(*low), std::fabs(*high)) / kMostZero, 1e-8F});
   grid.zero = -*low / grid.scale;
   round_to(weights, n, grid, most, codes);
 

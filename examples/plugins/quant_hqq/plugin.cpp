@@ -32,8 +32,9 @@ class Hqq final : public Quantizer {
   QuantizerFacts facts() const override {
     QuantizerFacts facts;
     facts.bits_per_weight = static_cast<double>(o_.bits) + 32.0 / static_cast<double>(o_.group_size);
-    // Even steps over the range of 128 normal weights, about 5.4 sigma, leave 0.52, 0.10 and 0.006; solving for a p-norm gives some of that away.
-    facts.max_relative_error = o_.bits == 2 ? 0.62 : o_.bits == 4 ? 0.13 : 0.0085;
+    // Measured in the widest groups, of 128: at worst 0.527, 0.105 and 0.0062 in 200 draws of 4096 normal weights, without solving (which takes 1 to 6 %
+    // of it away). A tenth more for other draws; at 8 bits two tenths, because scales of small weights are coarse in float16.
+    facts.max_relative_error = o_.bits == 2 ? 0.58 : o_.bits == 4 ? 0.116 : 0.0075;
     return facts;
   }
   Support supports(const SlotSpec& slot) const override {

@@ -16,7 +16,7 @@ class Rtn final : public Quantizer {
  public:
   explicit Rtn(const Options& options) : group_(options.group_size) {}
   std::string format() const override { return "rtn/2"; }  // other bytes, other number
-  QuantizerFacts facts() const override { return {.bits_per_weight = 4 + 32.0 / static_cast<double>(group_), .max_relative_error = 0.2}; }
+  QuantizerFacts facts() const override { return {.bits_per_weight = 4 + 32.0 / static_cast<double>(group_), .max_relative_error = 0.14}; }
   Support supports(const SlotSpec& s) const override {
     if (s.kind != SlotKind::Linear) return Support::no("only linear layers");
     if (s.in % group_ != 0) return Support::no(concat("group_size ", group_, " does not divide ", s.in));

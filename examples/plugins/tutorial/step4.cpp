@@ -18,7 +18,7 @@ class Rtn final : public Quantizer {
   explicit Rtn(const Options& options) : group_(options.group_size) {}
   std::string format() const override { return "rtn/2"; }  // other bytes, other number
   QuantizerFacts facts() const override {
-    return {.bits_per_weight = 4 + 32.0 / static_cast<double>(group_), .devices = {"cpu", "cuda"}, .max_relative_error = 0.2};
+    return {.bits_per_weight = 4 + 32.0 / static_cast<double>(group_), .devices = {"cpu", "cuda"}, .max_relative_error = 0.14};
   }
   Support supports(const SlotSpec& s) const override {
     if (s.kind != SlotKind::Linear) return Support::no("only linear layers");

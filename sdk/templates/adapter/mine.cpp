@@ -77,7 +77,9 @@ class Mine final : public Adapter {
       if (!weights.has(name)) fail(ErrorCode::Data, "'", name, "' is missing");
       tensor.copy_(weights.read(name));
     }
-    if (weights.names().size() != state_.size()) fail(ErrorCode::Data, "the file holds more tensors than this model has places for");
+    for (const auto& found : weights.names())
+      if (std::none_of(state_.begin(), state_.end(), [&](const AdapterParameter& mine) { return mine.name == found; }))
+        fail(ErrorCode::Data, "'", found, "' has no place in this model");
   }
   at::Tensor merge(const SlotSpec& slot, const at::Tensor& weight) const override {
     for (const auto& [name, v] : state_)

