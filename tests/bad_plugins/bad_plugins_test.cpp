@@ -98,8 +98,10 @@ TEST_CASE("faults of a quantizer's calls") {
                  {"hangs", "quantizer.calls", "timeout"},
                  {"ends_the_process", "quantizer.calls", "crash"},
                  {"mutates_its_input", "quantizer.input_unchanged", "fail"},
-                 {"leaks", "quantizer.memory", "fail"},
                  {"changes_grad_mode", "quantizer.global_state", "fail"}});
+#ifndef __SANITIZE_ADDRESS__  // which looks for leaks itself, and keeps what was freed
+  expect_caught({{"leaks", "quantizer.memory", "fail"}});
+#endif
 }
 
 TEST_CASE("lies of a quantizer") {
