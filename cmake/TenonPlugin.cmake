@@ -66,6 +66,14 @@ function(tenon_add_plugin name)
   else()
     _tenon_make_module(${name})
   endif()
+  if(NOT TENON_PLUGIN_OUTPUT)
+    # What is shipped holds no path of the machine that built it; debuggers want them.
+    get_filename_component(tenon_prefix "${CMAKE_CURRENT_FUNCTION_LIST_DIR}/../../.." ABSOLUTE)
+    foreach(place IN ITEMS "${PROJECT_SOURCE_DIR}=${PROJECT_NAME}" "${tenon_prefix}=tenon" "${TENON_TORCH_DIR}=libtorch")
+      target_compile_options(${name}_objects PRIVATE
+        "$<$<AND:$<COMPILE_LANGUAGE:CXX>,$<NOT:$<CONFIG:Debug,RelWithDebInfo>>>:-ffile-prefix-map=${place}>")
+    endforeach()
+  endif()
   if(arg_TESTS AND COMMAND tenon_add_test)
     # The same code, without what the plugin is compiled with: a test of a stable plugin is a host's code.
     add_library(${name}_code INTERFACE)
@@ -124,8 +132,10 @@ function(tenon_write_static_plugins file)
       "extern const tenon::Manifest tenon_plugin_manifest_${name};\n"
       "[[gnu::weak]] void tenon_plugin_register_${name}(tenon::Registrar*);\n"
       "[[gnu::weak]] const tenon_plugin_v1* tenon_plugin_entry_v1_${name}(const tenon_services_v1*, tenon_call*);\n"
+      "[[gnu::weak]] const char* tenon_plugin_examples_${name}();\n"
       "}\n")
-    string(APPEND rows "      {&tenon_plugin_manifest_${name}, tenon_plugin_register_${name}, tenon_plugin_entry_v1_${name}},\n")
+    string(APPEND rows
+      "      {&tenon_plugin_manifest_${name}, tenon_plugin_register_${name}, tenon_plugin_entry_v1_${name}, tenon_plugin_examples_${name}},\n")
   endforeach()
   file(CONFIGURE OUTPUT "${file}" @ONLY CONTENT "// Made by tenon_write_static_plugins (cmake/TenonPlugin.cmake).
 #include \"plugins/static_plugins.h\"

@@ -1,6 +1,6 @@
 # What `host` itself is made of, beside base/ and recipe/: everything that answers without LibTorch.
 set(light_plugins "")
-foreach(name discovery elf_section manifest_reader mismatches permissions policy)
+foreach(name discovery elf_section manifest_reader mismatches overrides permissions policy)
   list(APPEND light_plugins "${CMAKE_CURRENT_SOURCE_DIR}/plugins/${name}.cpp")
 endforeach()
 set(light_cli "")

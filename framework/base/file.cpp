@@ -37,7 +37,7 @@ uint64_t regular_size(int fd, const std::filesystem::path& file) {
 }  // namespace
 
 std::string read_file(const std::filesystem::path& file, uint64_t max_bytes) {
-  const Descriptor d(::open(file.c_str(), O_RDONLY | O_CLOEXEC));
+  const Descriptor d(::open(file.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
   if (d.fd < 0) fail_errno(file, "read");
   const uint64_t size = regular_size(d.fd, file);
   if (size > max_bytes) fail(ErrorCode::Data, "'", file.string(), "' has ", size, " bytes, at most ", max_bytes, " are read");
@@ -100,7 +100,7 @@ void AtomicFile::commit() {
 }
 
 MappedFile::MappedFile(const std::filesystem::path& file) {
-  const Descriptor d(::open(file.c_str(), O_RDONLY | O_CLOEXEC));
+  const Descriptor d(::open(file.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
   if (d.fd < 0) fail_errno(file, "read");
   size_ = regular_size(d.fd, file);
   if (size_ == 0) return;

@@ -26,6 +26,8 @@ po::options_description common_flags(bool has_recipe) {
     add("set", po::value<std::vector<std::string>>()->composing()->value_name("KEY=VALUE"), "of no effect without a recipe");
   add("plugin", po::value<std::vector<std::string>>()->composing()->value_name("FILE"), "use this plugin file too");
   add("plugin-dir", po::value<std::vector<std::string>>()->composing()->value_name("FOLDER"), "look for plugins there too");
+  add("override", po::value<std::vector<std::string>>()->composing()->value_name("KIND:NAME=ID"),
+      "take this name from the plugin of that id, where several have it");
   add("plugin-mode", po::value<std::string>()->value_name("MODE"), "pinned or bundled: tighter than the user's configuration");
   add("no-plugins", po::bool_switch(), "only the plugins that came with host");
   add("json", po::bool_switch(), "the result as JSON");
@@ -126,6 +128,7 @@ Args parse_args(int argc, const char* const* argv) {
   args.search.plugin_files = list_of<std::filesystem::path>(args, "plugin");
   args.search.plugin_dirs = list_of<std::filesystem::path>(args, "plugin-dir");
   args.search.bundled_only = args.on("no-plugins");
+  args.search.overrides = list_of<std::string>(args, "override");
   args.search.mode = args.get<std::string>("plugin-mode").value_or("");
   args.words = list_of<std::string>(args, "words");
   if (args.help) return args;

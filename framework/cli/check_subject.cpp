@@ -2,6 +2,8 @@
 
 #include <dlfcn.h>
 
+#include <algorithm>
+
 #include "base/file.h"
 #include "base/json.h"
 #include "base/options.h"
@@ -11,6 +13,7 @@
 #include "plugins/manifest_reader.h"
 #include "plugins/permissions.h"
 #include "plugins/registry.h"
+#include "plugins/static_plugins.h"
 
 namespace tenon::host {
 
@@ -46,8 +49,15 @@ void ask(Registry& registry, const std::string& kind, const std::string& name) {
   if (kind == "text") registry.text_codec(name);
 }
 
-// Of a library that is open already.
-Value examples_of(const fs::path& file) {
+// Of a library that is open already, or linked in.
+Value examples_of(const PluginFile& plugin) {
+  if (plugin.origin == "built-in") {
+    for (const auto& linked : static_plugins())
+      if (linked.examples && field_text(linked.manifest->id, sizeof linked.manifest->id) == plugin.id())
+        return parse_json(linked.examples(), "tenon_plugin_examples");
+    return {};
+  }
+  const fs::path& file = plugin.path;
   void* library = ::dlopen(file.c_str(), RTLD_NOW | RTLD_LOCAL | RTLD_NOLOAD);
   if (!library) return {};
   auto* examples = reinterpret_cast<const char* (*)()>(::dlsym(library, "tenon_plugin_examples"));
@@ -57,14 +67,20 @@ Value examples_of(const fs::path& file) {
 }  // namespace
 
 conformance::Subject check_subject(const fs::path& file) {
+  const Discovery bundled = discover_plugins({.plugin_dirs = {}, .plugin_files = {}, .bundled_only = true});
   std::error_code error;
   PluginFile plugin;
   plugin.path = fs::canonical(file, error);
-  if (error || !fs::is_regular_file(plugin.path)) fail(ErrorCode::Usage, "there is no file '", file.string(), "'");
-  plugin.origin = "--plugin";
   conformance::Subject subject;
-  subject.file = plugin.path;
-  {
+  if (error || !fs::is_regular_file(plugin.path)) {
+    const auto linked = std::find_if(bundled.files.begin(), bundled.files.end(),
+                                     [&](const PluginFile& other) { return other.origin == "built-in" && other.id() == file; });
+    if (linked == bundled.files.end()) fail(ErrorCode::Usage, "there is no file '", file.string(), "'");
+    plugin.path = linked->path, plugin.manifest = linked->manifest, plugin.origin = linked->origin;
+    subject.file = file;
+  } else {
+    plugin.origin = "--plugin";
+    subject.file = plugin.path;
     const MappedFile bytes(plugin.path);
     ManifestReading reading = read_manifest(bytes.bytes());
     plugin.manifest = reading.manifest;
@@ -74,7 +90,6 @@ conformance::Subject check_subject(const fs::path& file) {
   for (const auto& row : plugin.provides) subject.provides.push_back({row.kind, row.name, row.attributes});
   subject.manifest = plugin.manifest;
 
-  const Discovery bundled = discover_plugins({.plugin_dirs = {}, .plugin_files = {}, .bundled_only = true});
   bool is_bundled = false;
   for (const auto& other : bundled.files) is_bundled |= other.path == plugin.path;
   subject.place_problem = permission_problem(plugin.path, is_bundled ? Trust::Bundled : Trust::Strict);
@@ -82,7 +97,7 @@ conformance::Subject check_subject(const fs::path& file) {
   subject.mismatches = manifest_mismatches;
   subject.open = [plugin] { return std::function<void(Registrar*)>(open_plugin(plugin)); };
   subject.ask = [plugin](const std::string& kind, const std::string& name) { ask(alone(plugin), kind, name); };
-  subject.examples = [file = plugin.path] { return examples_of(file); };
+  subject.examples = [plugin] { return examples_of(plugin); };
   subject.option_problems = [](const OptionTable& table, const Value& values, const std::string& owner) {
     return check_options(table, values, owner, [](const Value&) { return ""; });
   };

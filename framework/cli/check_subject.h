@@ -4,7 +4,8 @@
 
 namespace tenon::host {
 
-// Reads the file and runs nothing of it. Error(Usage) when it is not there.
-conformance::Subject check_subject(const std::filesystem::path& file);
+// Reads the file and runs nothing of it; also takes the id of a plugin that is linked into libtenon.so, which is then Subject::file as it stands,
+// while a file's is absolute. Error(Usage) when there is neither.
+conformance::Subject check_subject(const std::filesystem::path& file_or_id);
 
 }  // namespace tenon::host

@@ -31,6 +31,14 @@ void check_name(const std::string& name, const std::string& kind, const SearchPa
                        name.find_first_not_of("abcdefghijklmnopqrstuvwxyz0123456789_") == std::string::npos;
   if (!is_word)
     fail(ErrorCode::Usage, "'", name, "' cannot be the name: small letters, digits and '_' make one, a letter first, as in my_", kind);
+  // As CMake's targets, or as classes that the headers have already: Quantizer, Tensor.
+  static const std::vector<std::string> taken = {
+      "all",    "clean",     "depend", "edit_cache", "help",         "install",   "package",   "rebuild_cache", "test",
+      "tenon",  "quantizer", "patch",  "adapter",    "architecture", "objective", "tensor",    "tensors",       "model",
+      "config", "filler",    "slot",   "state",      "cache",        "batch",     "blueprint", "seam",          "seams",
+      "value",  "parts",     "error",  "device",     "registrar",    "provider",  "observer",  "scaled",        "source"};
+  if (std::find(taken.begin(), taken.end(), name) != taken.end())
+    fail(ErrorCode::Usage, "'", name, "' cannot be the name: CMake or tenon's headers use it themselves, choose another, as in my_", name);
   for (const auto& file : discover_plugins(search, {}).files)
     if (file.origin == "bundled" || file.origin == "built-in")
       for (const auto& provides : file.provides)

@@ -30,6 +30,7 @@ Value provides_value(const Provides& provides) {
   entry.set("kind", provides.kind);
   entry.set("name", provides.name);
   entry.set("attributes", std::move(attributes));
+  entry.set("overridden_by", provides.overridden_by);
   return entry;
 }
 
@@ -41,6 +42,7 @@ Value file_value(const PluginFile& file, const ListFilter& filter) {
   entry.set("id", file.id());
   entry.set("version", version_of(file));
   entry.set("license", file.manifest ? field_text(file.manifest->license, sizeof file.manifest->license) : "");
+  entry.set("tier", !file.manifest ? "" : file.manifest->tier == static_cast<uint32_t>(Tier::Stable) ? "stable" : "native");
   entry.set("path", file.path.string());
   entry.set("origin", file.origin);
   entry.set("state", state_name(file));
@@ -71,10 +73,12 @@ std::vector<std::string> conflicts(const Discovery& found, const PluginFile& fil
   for (const auto& other : found.files) {
     if (other.state != PluginState::Available || other.id() == file.id()) continue;
     for (const auto& row : file.provides)
-      if (std::any_of(other.provides.begin(), other.provides.end(),
-                      [&](const Provides& p) { return p.kind == row.kind && p.name == row.name; }))
-        texts.push_back(concat(row.kind, " '", row.name, "' is provided by ", other.id(), " (", other.path.string(),
-                               ") too: a recipe that asks for it is refused until one of them is gone or renamed"));
+      for (const auto& theirs : other.provides)
+        if (theirs.is(row.kind, row.name) && theirs.overridden_by.empty() && row.overridden_by.empty())
+          texts.push_back(
+              concat(row.kind, " '", row.name, "' is provided by ", other.id(), " (", other.path.string(),
+                     ") too: a recipe that asks for it is refused until one of them is gone, renamed, or chosen with --override ", row.kind,
+                     ":", row.name, "=ID"));
   }
   return texts;
 }
@@ -118,7 +122,7 @@ bool ListFilter::matches(const Provides& provides) const {
 }
 
 void check_kind(const std::string& kind) {
-  static const std::vector<std::string> kinds = {"quantizer", "architecture", "patch", "adapter", "objective", "text"};
+  const auto& kinds = manifest_kinds();
   if (std::find(kinds.begin(), kinds.end(), kind) == kinds.end())
     fail(ErrorCode::Usage, "--kind: there is no kind '", kind, "', the kinds are: ", join(kinds, ", "));
 }
@@ -136,6 +140,7 @@ std::string list_text(const Discovery& found, const ListFilter& filter) {
       if (!filter.matches(provides)) continue;
       std::vector<std::string> attributes;
       for (const auto& [key, value] : provides.attributes) attributes.push_back(key + "=" + value);
+      if (!provides.overridden_by.empty()) attributes.push_back("(not used: --override takes it from " + provides.overridden_by + ")");
       rows.push_back(
           {provides.kind, provides.name, fmt::format("{} {} ({})", file.id(), version_of(file), file.origin), join(attributes, " ")});
     }
@@ -168,6 +173,9 @@ std::string why_text(const Discovery& found, const std::string& name, const Sear
     std::vector<std::string> provides;
     for (const auto& row : file.provides) provides.push_back(row.kind + ":" + row.name);
     if (!provides.empty()) text += "  provides: " + join(provides, ", ") + "\n";
+    for (const auto& row : file.provides)
+      if (!row.overridden_by.empty())
+        text += fmt::format("  - {} '{}' is taken from {} (--override)\n", row.kind, row.name, row.overridden_by);
     for (const auto& reason : file.reasons) text += "  - " + reason + "\n";
     for (const auto& conflict : conflicts(found, file)) text += "  - " + conflict + "\n";
   }

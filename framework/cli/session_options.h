@@ -10,7 +10,8 @@ inline SessionOptions session_options(const Args& args) {
           .plugin_dirs = args.search.plugin_dirs,
           .plugin_files = args.search.plugin_files,
           .bundled_plugins_only = args.search.bundled_only,
-          .plugin_mode = args.search.mode};
+          .plugin_mode = args.search.mode,
+          .overrides = args.search.overrides};
 }
 
 // A flag that the verb cannot do without.

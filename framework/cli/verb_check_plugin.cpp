@@ -45,7 +45,7 @@ int report(const Args& args, const conformance::Subject& subject) {
   for (const auto& section : recipe.quantizers)
     if (std::find(candidates.begin(), candidates.end(), section.type) != candidates.end()) candidates = {section.type};
   SearchPath search = args.search;
-  search.plugin_files.push_back(subject.file);
+  if (subject.file.is_absolute()) search.plugin_files.push_back(subject.file);  // else it is linked in
   Registry registry(discover_plugins(search));
   const QuantizerReport made =
       report_quantizer(recipe, registry, candidates, args.get<std::string>("baseline").value_or(conformance::kBaseline));

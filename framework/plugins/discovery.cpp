@@ -15,6 +15,7 @@
 #include "base/sha256.h"
 #include "base/text.h"
 #include "plugins/manifest_reader.h"
+#include "plugins/overrides.h"
 #include "plugins/permissions.h"
 #include "tenon/error.h"
 
@@ -47,7 +48,7 @@ fs::path user_folder() {
 
 class Search {
  public:
-  explicit Search(Discovery& found) : found_(found) {}
+  Search(Discovery& found, const std::vector<Override>& overrides) : found_(found), overrides_(overrides) {}
 
   // Plugins that are linked into the library: a static build. Only its manifests are read.
   void add_builtin(const fs::path& library) {
@@ -152,19 +153,27 @@ class Search {
       plugin.reasons.push_back("its id " + plugin.id() + " is that of " + place->second.string() + ", which comes first");
       return;
     }
+    const bool is_bundled = plugin.origin == "bundled" || plugin.origin == "built-in";
     for (const auto& provides : plugin.provides) {
-      const std::string name = provides.kind + ":" + provides.name;
-      if (plugin.origin == "bundled" || plugin.origin == "built-in")
-        bundled_names_.emplace(name, plugin.path);
-      else if (const auto taken = bundled_names_.find(name); taken != bundled_names_.end())
-        reject(plugin, concat("it provides ", provides.kind, " '", provides.name, "', a name reserved for the bundled ",
-                              taken->second.filename().string(), ": give it another name"));
+      if (is_bundled) {
+        bundled_rows_.emplace_back(provides, plugin.path);
+        continue;
+      }
+      const bool is_wanted = std::any_of(overrides_.begin(), overrides_.end(),
+                                         [&](const Override& wish) { return wish.id == plugin.id() && provides.is(wish.kind, wish.name); });
+      for (const auto& [row, path] : bundled_rows_)
+        if (!is_wanted && row.is(provides.kind, provides.name))
+          reject(plugin,
+                 concat("it provides ", provides.kind, " '", provides.name, "', a name reserved for the bundled ", path.filename().string(),
+                        ": give it another name, or ask for it with --override ", provides.kind, ":", provides.name, "=", plugin.id()));
     }
   }
 
   Discovery& found_;
+  const std::vector<Override>& overrides_;
   std::map<std::pair<dev_t, ino_t>, fs::path> files_;
-  std::map<std::string, fs::path> ids_, bundled_names_;
+  std::map<std::string, fs::path> ids_;
+  std::vector<std::pair<Provides, fs::path>> bundled_rows_;
 };
 
 }  // namespace
@@ -173,6 +182,13 @@ std::string Provides::attribute(const std::string& key) const {
   for (const auto& [attribute_key, value] : attributes)
     if (attribute_key == key) return value;
   return "";
+}
+
+bool Provides::is(const std::string& kind_, const std::string& name_) const {
+  if (kind != kind_) return false;
+  if (kind != "architecture") return name == name_;
+  return std::equal(name.begin(), name.end(), name_.begin(), name_.end(),
+                    [](char a, char b) { return (a == '-' ? '_' : a) == (b == '-' ? '_' : b); });
 }
 
 std::string PluginFile::id() const { return manifest ? field_text(manifest->id, sizeof manifest->id) : path.filename().string(); }
@@ -222,24 +238,26 @@ Discovery discover_plugins(const SearchPath& search) {
 
 PluginFile judge_plugin(const fs::path& file, const PluginPolicy& policy) {
   Discovery found{.files = {}, .policy = policy};
-  Search(found).add_file(file, "not searched");
+  Search(found, {}).add_file(file, "not searched");
   return std::move(found.files.front());
 }
 
 Discovery discover_plugins(const SearchPath& search, const PluginPolicy& policy) {
   Discovery found{.files = {}, .policy = policy};
-  Search files(found);
+  const std::vector<Override> overrides = read_overrides(search.overrides);
+  Search files(found, overrides);
   files.add_builtin(library_folder() / "libtenon.so");
   for (const auto& folder : plugin_folders(search)) {
     if (folder.origin == "--plugin-dir" && !fs::is_directory(folder.path))
       fail(ErrorCode::Usage, "--plugin-dir: '", folder.path.string(), "' is no folder");
     files.add_folder(folder.path, folder.origin);
   }
-  if (search.bundled_only || raised_privileges()) return found;
-  for (const auto& file : search.plugin_files) {
-    if (!fs::exists(file)) fail(ErrorCode::Usage, "--plugin: there is no file '", file.string(), "'");
-    files.add_file(file, "--plugin");
-  }
+  if (!search.bundled_only && !raised_privileges())
+    for (const auto& file : search.plugin_files) {
+      if (!fs::exists(file)) fail(ErrorCode::Usage, "--plugin: there is no file '", file.string(), "'");
+      files.add_file(file, "--plugin");
+    }
+  for (const auto& wish : overrides) apply_override(found, wish);
   return found;
 }
 

@@ -13,8 +13,10 @@ namespace tenon::host {
 
 struct Provides {
   std::string kind, name;
-  std::vector<std::pair<std::string, std::string>> attributes;  // "modality" -> "image,text"
-  std::string attribute(const std::string& key) const;          // "" when absent
+  std::vector<std::pair<std::string, std::string>> attributes;        // "modality" -> "image,text"
+  std::string overridden_by = "";                                     // id of the plugin that --override prefers for this name
+  std::string attribute(const std::string& key) const;                // "" when absent
+  bool is(const std::string& kind_, const std::string& name_) const;  // model_types are spelled with '-' and with '_'
 };
 
 enum class PluginState { Available, Rejected, Shadowed };
@@ -35,6 +37,7 @@ struct SearchPath {
   bool bundled_only = false;                        // --no-plugins
   std::string mode = "";                            // --plugin-mode: tightens what the user's configuration says
   std::string recipe_mode = "";                     // the recipe's wish, likewise
+  std::vector<std::string> overrides = {};          // --override: "quantizer:mine=org.example.mine"
 };
 
 struct Discovery {
@@ -53,6 +56,7 @@ std::vector<PluginFolder> plugin_folders(const SearchPath& search);
 
 // Files that others could write to, alone or through a folder above, are rejected with the reason. Error(Usage) for a --plugin or --plugin-dir that is not there.
 // Then the policy is applied to all that did not come with the host: the user's own (plugins/policy.h), tightened as `search` says, or the one given.
+// Last the overrides: Error(Usage) for one that does not read as kind:name=id, Error(Plugin) when the plugin it names cannot take the place.
 Discovery discover_plugins(const SearchPath& search);
 Discovery discover_plugins(const SearchPath& search, const PluginPolicy& policy);
 

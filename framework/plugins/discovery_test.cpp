@@ -73,8 +73,9 @@ TEST_CASE("what is no plugin is rejected with the reason, and never crashes the 
   folder.add(testing::build_dir() / "lib" / "libtenon.so", "other.so");
   fs::create_directory(folder.path() / "folder.so");
   fs::create_symlink("nowhere", folder.path() / "dangling.so");
+  REQUIRE(::mkfifo((folder.path() / "pipe.so").c_str(), 0644) == 0);  // nobody writes to it: an open that waits would wait forever
   const auto files = found_in(folder);
-  REQUIRE(files.size() == 6);
+  REQUIRE(files.size() == 7);
   for (const auto& file : files) {
     CHECK(file.state == PluginState::Rejected);
     CHECK_FALSE(file.reasons.empty());
@@ -84,7 +85,8 @@ TEST_CASE("what is no plugin is rejected with the reason, and never crashes the 
   CHECK(has_reason(files[2], "not an ELF file"));     // empty
   CHECK(has_reason(files[3], "it is a folder"));      // folder
   CHECK(has_reason(files[4], "it has no section .tenonplugin"));
-  CHECK(has_reason(files[5], "not an ELF file"));
+  CHECK(has_reason(files[5], "it is not a regular file"));  // pipe
+  CHECK(has_reason(files[6], "not an ELF file"));
 }
 
 TEST_CASE("files and folders that others can write to are rejected, with the command that helps") {

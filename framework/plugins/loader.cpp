@@ -6,12 +6,16 @@
 #define BOOST_DLL_USE_STD_FS
 #include <boost/dll/shared_library.hpp>
 
+#include <algorithm>
+#include <cctype>
 #include <cstring>
 #include <set>
 
 #include "base/text.h"
 #include "plugins/breadcrumb.h"
+#include "plugins/manifest_reader.h"
 #include "plugins/stable_quantizer.h"
+#include "plugins/static_plugins.h"
 
 namespace tenon::host {
 
@@ -47,7 +51,29 @@ std::string difference(const std::set<std::string>& a, const std::set<std::strin
   return join(only, ", ");
 }
 
+// What a recipe could not name, or would name twice.
+template <class Interface>
+void check_options(const std::vector<Provider<Interface>>& providers, const char* kind) {
+  for (const auto& provider : providers) {
+    std::set<std::string> names;
+    for (const auto& row : provider.options.rows) {
+      const bool is_key = !row.name.empty() && std::all_of(row.name.begin(), row.name.end(), [](unsigned char c) {
+        return (c < 0x80 && std::isalnum(c)) || c == '_' || c == '-';
+      });
+      if (!is_key)
+        fail(ErrorCode::Plugin, kind, " ", provider.name, " has an option '", row.name,
+             "', which cannot be a key of a recipe: letters, digits, '_' and '-' make one");
+      if (!names.insert(row.name).second) fail(ErrorCode::Plugin, kind, " ", provider.name, " has two rows for option '", row.name, "'");
+    }
+  }
+}
+
 void compare(const PluginFile& file, const Registrar& registrar) {
+  check_options(registrar.quantizers, "quantizer");
+  check_options(registrar.patches, "patch");
+  check_options(registrar.adapters, "adapter");
+  check_options(registrar.objectives, "objective");
+  check_options(registrar.text_codecs, "text");
   const auto names = registered(registrar), promises = promised(file);
   const std::string missing = difference(promises, names), extra = difference(names, promises);
   if (!missing.empty()) fail(ErrorCode::Plugin, "its manifest promises ", missing, ", which it does not register");
@@ -93,7 +119,22 @@ std::string loader_words(const std::string& text) {
 
 }  // namespace
 
+namespace {
+
+// Of a plugin that discovery found in libtenon.so.
+PluginEntry linked_entry(const std::string& id) {
+  for (const auto& plugin : static_plugins()) {
+    if (field_text(plugin.manifest->id, sizeof plugin.manifest->id) != id) continue;
+    if (plugin.entry) return plugin.entry;
+    return [entry = plugin.stable_entry, id](Registrar* registrar) { register_stable_plugin(id, entry, *registrar); };
+  }
+  fail(ErrorCode::Internal, "plugin ", id, " is in the list of libtenon.so, but not in its code");
+}
+
+}  // namespace
+
 PluginEntry open_plugin(const PluginFile& file) {
+  if (file.origin == "built-in") return linked_entry(file.id());
   using boost::dll::load_mode::type;
   const std::string where = "plugin " + file.id() + " (" + file.path.string() + "): ";
   const bool is_stable = file.manifest->tier == static_cast<uint32_t>(Tier::Stable);
@@ -132,7 +173,8 @@ std::unique_ptr<Registrar> register_plugin(const PluginFile& file, const PluginE
   });
   const std::string place = file.origin == "built-in" ? "built in" : file.path.string();
   note_provider(file.id(), file.id(), place);
-  for (const auto& provides : file.provides) note_provider(provides.name, file.id(), place);
+  for (const auto& provides : file.provides)
+    if (provides.overridden_by.empty()) note_provider(provides.name, file.id(), place);
   guard(staging->quantizers, file.id());
   guard(staging->architectures, file.id());
   guard(staging->patches, file.id());

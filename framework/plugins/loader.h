@@ -11,7 +11,7 @@ namespace tenon::host {
 // Fills the registrar with what a library provides; may throw.
 using PluginEntry = std::function<void(Registrar*)>;
 
-// Opens the library and returns its entry, of either tier. Error(Plugin) with the loader's own words, or when the file is not what discovery read.
+// Opens the library and returns its entry, of either tier; of a built-in plugin finds it in libtenon.so. Error(Plugin) with the loader's own words, or when the file is not what discovery read.
 PluginEntry open_plugin(const PluginFile& file);
 
 // Runs the entry into a registrar of its own: all or nothing. What is registered must be what the manifest promises. Factories come back wrapped:

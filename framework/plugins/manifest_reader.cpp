@@ -11,8 +11,6 @@ namespace tenon::host {
 
 namespace {
 
-constexpr const char* kKinds[] = {"quantizer", "architecture", "patch", "adapter", "objective", "text"};
-
 bool is_name(const std::string& text) {
   return !text.empty() &&
          std::all_of(text.begin(), text.end(), [](unsigned char c) { return std::isalnum(c) || c == '_' || c == '-' || c == '.'; });
@@ -121,6 +119,11 @@ std::vector<ManifestReading> read_builtin_manifests(std::span<const std::byte> f
   return all;
 }
 
+const std::vector<std::string>& manifest_kinds() {
+  static const auto* const kinds = new std::vector<std::string>{"quantizer", "architecture", "patch", "adapter", "objective", "text"};
+  return *kinds;
+}
+
 std::vector<Provides> read_provides(const Manifest& manifest, std::vector<std::string>& problems) {
   std::vector<Provides> all;
   for (const auto& row : manifest.provides) {
@@ -131,9 +134,10 @@ std::vector<Provides> read_provides(const Manifest& manifest, std::vector<std::s
     Provides provides;
     provides.kind = parts[0].substr(0, colon);
     if (colon != std::string::npos) provides.name = parts[0].substr(colon + 1);
-    if (std::find(std::begin(kKinds), std::end(kKinds), provides.kind) == std::end(kKinds) || !is_name(provides.name)) {
-      problems.push_back("it provides '" + text + "', which is not kind:name with a kind of " +
-                         join({std::begin(kKinds), std::end(kKinds)}, ", ") + ", as in quantizer:mine");
+    const auto& kinds = manifest_kinds();
+    if (std::find(kinds.begin(), kinds.end(), provides.kind) == kinds.end() || !is_name(provides.name)) {
+      problems.push_back("it provides '" + text + "', which is not kind:name with a kind of " + join(kinds, ", ") +
+                         ", as in quantizer:mine");
       continue;
     }
     for (size_t i = 1; i < parts.size(); ++i) {

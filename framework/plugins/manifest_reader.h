@@ -24,6 +24,9 @@ std::vector<ManifestReading> read_builtin_manifests(std::span<const std::byte> f
 // "kind:name;key=value;key=value"; rows that do not read so are left out and named in `problems`.
 std::vector<Provides> read_provides(const Manifest& manifest, std::vector<std::string>& problems);
 
+// What a row's kind may be.
+const std::vector<std::string>& manifest_kinds();
+
 // A fixed-size text field up to its first NUL, with anything unprintable as '?'.
 std::string field_text(const char* field, size_t size);
 

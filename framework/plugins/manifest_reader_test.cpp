@@ -126,6 +126,7 @@ TEST_CASE("the stable tier asks for LibTorch's stable ABI alone") {
   auto stable = [](auto&& change) {
     return mismatches_after([&](Manifest& m) {
       m.tier = static_cast<uint32_t>(Tier::Stable);
+      m.cuda_version = 12080;  // its runtime is inside
       m.torch_abi = uint64_t{2} << 56 | uint64_t{11} << 48;
       m.sdk_hash = 0, m.sdk_minor += 1, m.cxx.compiler = 2, m.cxx.gxx_abi = 1, m.cxx.cxx11_strings ^= 1, m.cxx.language = 201703;
       change(m);

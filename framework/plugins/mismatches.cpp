@@ -27,7 +27,8 @@ std::string language_name(int64_t language) {
   return language / 10000 == 20 ? concat("C++", year < 10 ? "0" : "", year) : concat("a language level of ", language);
 }
 
-// Whatever the compiler and the SDK's headers were: the release of LibTorch's stable ABI decides, and what cannot be loaded at all.
+// Whatever the compiler and the SDK's headers were: the release of LibTorch's stable ABI decides, and what cannot be loaded at all. Nor does the
+// CUDA release: such a plugin brings its own runtime inside and launches on streams, which are the driver's.
 std::vector<std::string> stable_mismatches(const Manifest& manifest) {
   constexpr CxxAbi host = this_cxx_abi();
   constexpr uint64_t kOldest = uint64_t{2} << 56 | uint64_t{10} << 48;  // lists, strings and devices came with it
@@ -60,11 +61,7 @@ std::vector<std::string> manifest_mismatches(const Manifest& manifest) {
   std::vector<std::string> reasons;
   auto refuse = [&](const auto&... parts) { reasons.push_back(concat(parts...)); };
 
-  if (manifest.tier == static_cast<uint32_t>(Tier::Stable)) {
-    reasons = stable_mismatches(manifest);
-    if (std::string problem = cuda_mismatch(manifest.cuda_version, TENON_CUDA_VERSION); !problem.empty()) refuse(problem);
-    return reasons;
-  }
+  if (manifest.tier == static_cast<uint32_t>(Tier::Stable)) return stable_mismatches(manifest);
   if (manifest.tier != static_cast<uint32_t>(Tier::Native)) {
     refuse("its tier ", manifest.tier, " is unknown to this host: rebuild it against this host's SDK");
     return reasons;

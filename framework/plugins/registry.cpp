@@ -5,13 +5,12 @@
 #include <map>
 #include <mutex>
 
+#include "base/file.h"
 #include "base/log.h"
 #include "base/sha256.h"
 #include "base/text.h"
 #include "plugins/loader.h"
 #include "plugins/manifest_reader.h"
-#include "plugins/stable_quantizer.h"
-#include "plugins/static_plugins.h"
 
 namespace tenon::host {
 
@@ -51,12 +50,6 @@ struct KindOf<TextCodec> {
   static constexpr auto list = &Registrar::text_codecs;
 };
 
-// model_type is spelled with '-' and with '_'.
-std::string normal(const std::string& kind, std::string name) {
-  if (kind == "architecture") std::replace(name.begin(), name.end(), '-', '_');
-  return name;
-}
-
 std::string reasons_text(const PluginFile& file) {
   std::string text = file.path.string() + ":";
   for (const auto& reason : file.reasons) text += "\n    - " + reason;
@@ -65,24 +58,12 @@ std::string reasons_text(const PluginFile& file) {
 
 }  // namespace
 
-namespace {
-
-// Of a plugin that discovery found in libtenon.so.
-PluginEntry linked_entry(const std::string& id) {
-  for (const auto& plugin : static_plugins()) {
-    if (field_text(plugin.manifest->id, sizeof plugin.manifest->id) != id) continue;
-    if (plugin.entry) return plugin.entry;
-    return [entry = plugin.stable_entry, id](Registrar* registrar) { register_stable_plugin(id, entry, *registrar); };
-  }
-  fail(ErrorCode::Internal, "plugin ", id, " is in the list of libtenon.so, but not in its code");
-}
-
-}  // namespace
-
 struct Registry::Impl {
   Discovery discovery;
   std::map<std::string, void (*)(Registrar*)> builtin_entries;  // by id
   std::map<std::string, std::unique_ptr<Registrar>> loaded;     // by id
+  std::map<std::string, std::unique_ptr<MappedFile>>
+      files;  // their bytes as they were when loaded: a file may be exchanged under a long run
   std::recursive_mutex mutex;
 
   // Available files that provide a name; two of them contradict each other.
@@ -90,9 +71,8 @@ struct Registry::Impl {
                                            PluginState state = PluginState::Available) const {
     std::vector<const PluginFile*> found;
     for (const auto& file : discovery.files)
-      if (file.state == state && std::any_of(file.provides.begin(), file.provides.end(), [&](const Provides& p) {
-            return p.kind == kind && normal(kind, p.name) == normal(kind, name);
-          }))
+      if (file.state == state && std::any_of(file.provides.begin(), file.provides.end(),
+                                             [&](const Provides& p) { return p.is(kind, name) && p.overridden_by.empty(); }))
         found.push_back(&file);
     return found;
   }
@@ -101,8 +81,9 @@ struct Registry::Impl {
     std::vector<std::string> all;
     for (const auto& file : discovery.files)
       for (const auto& provides : file.provides)
-        if (file.state == PluginState::Available && provides.kind == kind && (key.empty() || provides.attribute(key) == value) &&
-            std::find(all.begin(), all.end(), provides.name) == all.end())
+        // What an overridden one can do says nothing of its stand-in; that its name is the default is the name's own.
+        if (file.state == PluginState::Available && provides.kind == kind && (provides.overridden_by.empty() || key == "default") &&
+            (key.empty() || provides.attribute(key) == value) && std::find(all.begin(), all.end(), provides.name) == all.end())
           all.push_back(provides.name);
     return all;
   }
@@ -121,8 +102,16 @@ struct Registry::Impl {
     if (found.empty()) fail_unknown(kind, name);
     if (found.size() > 1)
       fail(ErrorCode::Plugin, "two plugins provide ", kind, " '", name, "': ", found[0]->path.string(), " and ", found[1]->path.string(),
-           ": keep one of them, or give one another name");
+           ": choose with --override ", kind, ":", name, "=", found[0]->id(), " or =", found[1]->id(), ", or keep one of them");
     return *found.front();
+  }
+
+  // Whether the file that is taken instead of a shadowed one is just the same.
+  bool stands_in_for(const PluginFile& shadowed) const {
+    for (const auto& file : discovery.files)
+      if (file.state == PluginState::Available && file.id() == shadowed.id() && file.origin != "built-in")
+        return file.path == shadowed.path || sha256_file(file.path) == sha256_file(shadowed.path);
+    return false;
   }
 
   Registrar& load(const PluginFile& file) {
@@ -130,9 +119,8 @@ struct Registry::Impl {
     auto& slot = loaded[id];
     if (!slot) {
       const auto entry = builtin_entries.find(id);
-      slot = register_plugin(file, entry != builtin_entries.end() ? PluginEntry(entry->second)
-                                   : file.origin == "built-in"    ? linked_entry(id)
-                                                                  : open_plugin(file));
+      if (file.origin != "built-in") files[id] = std::make_unique<MappedFile>(file.path);
+      slot = register_plugin(file, entry != builtin_entries.end() ? PluginEntry(entry->second) : open_plugin(file));
       log_debug(concat("plugin ", id, " loaded from ", file.origin == "built-in" ? "this program" : file.path.string()));
     }
     return *slot;
@@ -144,7 +132,7 @@ struct Registry::Impl {
     constexpr const char* kind = KindOf<Interface>::name;
     auto& providers = load(file_for(kind, name)).*KindOf<Interface>::list;
     for (const auto& provider : providers)
-      if (normal(kind, provider.name) == normal(kind, name)) return provider;
+      if (Provides{kind, provider.name, {}}.is(kind, name)) return provider;
     fail_unknown(kind, name);
   }
 };
@@ -154,6 +142,9 @@ Registry::Registry(Discovery discovery)
   for (const auto& file : impl_->discovery.files)
     if (file.origin == "--plugin" && file.state == PluginState::Rejected)
       fail(ErrorCode::Plugin, "--plugin cannot be used, ", reasons_text(file));
+    else if (file.origin == "--plugin" && file.state == PluginState::Shadowed && !impl_->stands_in_for(file))
+      fail(ErrorCode::Plugin, "--plugin cannot be used, ", reasons_text(file),
+           "\n    that one has other bytes: remove it from its folder, or give this one an id of its own");
 }
 
 Registry::~Registry() = default;
@@ -237,7 +228,11 @@ Value Registry::loaded() const {
     Value entry = Value::table();
     entry.set("id", file.id());
     entry.set("version", field_text(file.manifest->version, sizeof file.manifest->version));
-    if (file.origin != "built-in") entry.set("sha256", sha256_file(file.path));
+    if (const auto bytes = impl_->files.find(file.id()); bytes != impl_->files.end()) {
+      Sha256 hash;
+      hash.update(bytes->second->bytes());
+      entry.set("sha256", hash.hex());
+    }
     list.as_list().push_back(std::move(entry));
   }
   return list;

@@ -58,6 +58,20 @@ TEST_CASE("a plugin is loaded when it is asked for, once") {
   CHECK(registry.names_with("patch", "stage", "model").empty());
 }
 
+TEST_CASE("a run records the bytes that were loaded, even if the file is exchanged while it runs") {
+  const testing::TempDir dir;
+  ::chmod(dir.path().c_str(), 0755);
+  const fs::path file = dir.path() / "libgood.so";
+  fs::copy_file(bad_plugin("good"), file);
+  ::chmod(file.c_str(), 0644);
+  const std::string before = sha256_file(file);
+  Registry registry(with({file}));
+  registry.patch("good_patch");
+  write_file(file, "another build");  // under the same name, as installing does
+  CHECK(sha256_file(file) != before);
+  CHECK(registry.loaded().as_list().at(0).at("sha256").as_string() == before);
+}
+
 TEST_CASE("unknown names get the nearest ones, and refused plugins that would provide them") {
   Registry registry(with({bad_plugin("good")}));
   CHECK(contains(failure(registry, "god_patch"), "there is no patch 'god_patch', did you mean 'good_patch'?"));
@@ -73,6 +87,19 @@ TEST_CASE("unknown names get the nearest ones, and refused plugins that would pr
   CHECK(contains(text, "chmod o-w"));
   // Asked for by name, it is an error at once.
   CHECK_THROWS_WITH_AS(Registry(with({copy})), doctest::Contains("--plugin cannot be used"), Error);
+}
+
+TEST_CASE("a plugin asked for by its file is that file, or an error") {
+  const testing::TempDir dir;
+  ::chmod(dir.path().c_str(), 0755);
+  const fs::path older = dir.path() / "libgood.so";
+  fs::copy_file(bad_plugin("good"), older);
+  ::chmod(older.c_str(), 0644);
+  const SearchPath search{.plugin_dirs = {dir.path()}, .plugin_files = {bad_plugin("good")}, .bundled_only = false};
+  Registry(discover_plugins(search)).patch("good_patch");  // the same bytes: no matter which
+  write_file(older, read_file(older) + "another build");
+  ::chmod(older.c_str(), 0644);
+  CHECK_THROWS_WITH_AS(Registry(discover_plugins(search)), doctest::Contains("that one has other bytes: remove it from its folder"), Error);
 }
 
 TEST_CASE("two plugins with one name are an error that names both") {
@@ -135,6 +162,27 @@ TEST_CASE("a plugin can be part of the program") {
   CHECK(registry.patch("built_in").make(Value::table()) != nullptr);
   CHECK(registry.default_name("patch") == "built_in");
   CHECK(registry.discovery().files.front().origin == "built-in");
+}
+
+namespace {
+template <int kCase>
+void register_odd_options(Registrar* registrar) {
+  OptionTable table;
+  table.rows.resize(2);
+  table.rows[0].name = kCase == 0 ? "same" : "fine-1_A", table.rows[1].name = kCase == 0 ? "same" : kCase == 1 ? "" : "a = 1\nb";
+  registrar->patches.push_back({"built_in", "Odd.", table, [](const Value&) { return std::make_unique<Patch>(); }});
+}
+}  // namespace
+
+TEST_CASE("options that a recipe could not name are refused with the plugin") {
+  auto failure_of = [](void (*entry)(Registrar*)) {
+    Registry registry(with({}));
+    registry.add_builtin(kBuiltin, entry);
+    return failure(registry, "built_in");
+  };
+  CHECK(contains(failure_of(register_odd_options<0>), "patch built_in has two rows for option 'same'"));
+  CHECK(contains(failure_of(register_odd_options<1>), "an option '', which cannot be a key of a recipe"));
+  CHECK(contains(failure_of(register_odd_options<2>), "letters, digits, '_' and '-' make one"));
 }
 
 TEST_CASE("errors carry the plugin's name and keep their code") {

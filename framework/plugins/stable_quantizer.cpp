@@ -322,8 +322,19 @@ class StableQuantizer final : public Quantizer {
   void* self_;
 };
 
+// A list that the plugin's table holds: nothing in it may be missing.
+template <class T>
+void check_list(const T* items, int64_t count, const std::string& what) {
+  if (count < 0 || (count > 0 && !items)) fail(ErrorCode::Plugin, "its table has ", count, " ", what, " and no list of them");
+  if constexpr (std::is_pointer_v<T>)
+    for (int64_t i = 0; i < count; ++i)
+      if (!items[i]) fail(ErrorCode::Plugin, "number ", i, " of its ", count, " ", what, " is missing");
+}
+
 OptionRow option_row(const std::string& plugin, const tenon_option_v1* given) {
   const tenon_option_v1 o = known_part(*given);
+  if (!o.name || !o.doc || !o.type) fail(ErrorCode::Plugin, "an option '", o.name ? o.name : "", "' has no name, text or type");
+  check_list(o.choices, o.choice_count, concat("choices of option '", o.name, "'"));
   OptionRow row{
       .name = o.name, .doc = o.doc, .type = o.type, .default_value = stable::read_value(o.default_value), .constraint = {}, .set = nullptr};
   for (int64_t i = 0; i < o.choice_count; ++i) row.constraint.choices.push_back(stable::read_value(o.choices[i]));
@@ -344,6 +355,8 @@ Provider<Quantizer> provider(const std::string& plugin, const tenon_quantizer_v1
   if (t.size < offsetof(tenon_quantizer_v1, supports) || !t.name || !t.summary || !t.create || !t.destroy || !t.format || !t.facts ||
       !t.resident || !t.quantize || !t.dequantize)
     fail(ErrorCode::Plugin, "its table of quantizer '", name, "' lacks a required function (tenon/stable/abi.h says which are)");
+  check_list(t.options, t.option_count, concat("options of quantizer '", name, "'"));
+  check_list(t.retired, t.retired_count, concat("retired options of quantizer '", name, "'"));
   Provider<Quantizer> p{.name = name, .summary = t.summary, .options = {}, .make = nullptr};
   for (int64_t i = 0; i < t.option_count; ++i) p.options.rows.push_back(option_row(plugin, t.options[i]));
   for (int64_t i = 0; i < t.retired_count; ++i)
@@ -365,6 +378,7 @@ void register_stable_plugin(const std::string& plugin_id, tenon_plugin_entry_v1_
   const tenon_plugin_v1* given = entry(&stable_services(), &call);
   if (!given) throw_error(call, "register", TENON_ERROR_PLUGIN);
   const tenon_plugin_v1 plugin = known_part(*given);
+  check_list(plugin.quantizers, plugin.quantizer_count, "quantizers");
   for (int64_t i = 0; i < plugin.quantizer_count; ++i) registrar.quantizers.push_back(provider(plugin_id, plugin.quantizers[i]));
 }
 

@@ -340,6 +340,27 @@ TEST_CASE("a longer table, of a newer plugin, is read as far as it is known") {
   CHECK(q->row_granule(slot_of(2, 2)) == 0);
 }
 
+TEST_CASE("lists that are not there, or have holes, are the plugin's error and no crash") {
+  auto error = [](const tenon_quantizer_v1& t) { return error_of([&] { made(&t); }, ErrorCode::Plugin); };
+  tenon_quantizer_v1 t = hand_table();
+  t.option_count = 2;
+  CHECK(contains(error(t), "its table has 2 options of quantizer 'hand' and no list of them"));
+  tenon_option_v1 nameless{};
+  nameless.size = sizeof nameless, nameless.doc = "Text.", nameless.type = "int";
+  const tenon_option_v1* options[] = {&nameless, nullptr};
+  t.options = options;
+  CHECK(contains(error(t), "number 1 of its 2 options of quantizer 'hand' is missing"));
+  t.option_count = 1;
+  CHECK(contains(error(t), "an option '' has no name, text or type"));
+  nameless.name = "mode", nameless.choice_count = 3;
+  CHECK(contains(error(t), "3 choices of option 'mode'"));
+  t.option_count = -1;
+  CHECK(contains(error(t), "its table has -1 options"));
+  t.option_count = 0, t.retired_count = 1;
+  CHECK(contains(error(t), "retired options of quantizer 'hand'"));
+  CHECK(contains(error_of([] { made(nullptr); }, ErrorCode::Plugin), "number 0 of its 1 quantizers is missing"));
+}
+
 TEST_CASE("a required function that is null, nothing where a tensor is due, codes that nobody knows: each is the plugin's error") {
   tenon_quantizer_v1 t = hand_table();
   t.format = nullptr;

@@ -15,6 +15,7 @@ struct StaticPlugin {
   const Manifest* manifest;
   void (*entry)(Registrar*);                    // native tier; null in the stable tier
   tenon_plugin_entry_v1_function stable_entry;  // stable tier; null in the native tier
+  const char* (*examples)();                    // tenon/examples.h; null without
 };
 
 const std::vector<StaticPlugin>& static_plugins();

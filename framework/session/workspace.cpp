@@ -9,7 +9,8 @@ Workspace::Workspace(const std::filesystem::path& file, const SessionOptions& op
                                                           .plugin_files = options.plugin_files,
                                                           .bundled_only = options.bundled_plugins_only,
                                                           .mode = options.plugin_mode,
-                                                          .recipe_mode = recipe.plugin_mode}));
+                                                          .recipe_mode = recipe.plugin_mode,
+                                                          .overrides = options.overrides}));
 }
 
 LoadedModel& Workspace::load(bool for_training, bool want_text) {

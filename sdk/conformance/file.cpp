@@ -80,7 +80,13 @@ std::string some(const std::vector<std::string>& names) {
   return names.size() > 5 ? concat(text, " and ", names.size() - 5, " more") : text;
 }
 
+// Not a file of its own: what the linker made is libtenon.so's.
+void skip_linked_in(Context& c) {
+  if (!c.subject().file.is_absolute()) skipped("it is linked into libtenon.so");
+}
+
 void check_symbols(Context& c) {
+  skip_linked_in(c);
   std::vector<std::string> extra;
   for (const auto& symbol : read_elf(c.subject().file).dynamic)
     if (symbol.is_visible && !symbol.name.empty() &&
@@ -101,6 +107,7 @@ bool is_foreign_cxx(std::string_view name) {
 }
 
 void check_imports(Context& c) {
+  skip_linked_in(c);
   if (manifest_of(c).tier != static_cast<uint32_t>(Tier::Stable)) skipped("a native plugin uses LibTorch's C++");
   std::vector<std::string> foreign;
   for (const auto& symbol : read_elf(c.subject().file).dynamic)
@@ -110,6 +117,7 @@ void check_imports(Context& c) {
 }
 
 void check_bundled(Context& c) {
+  skip_linked_in(c);
   const ElfFile elf = read_elf(c.subject().file);
   for (const auto& name : elf.needed)
     if (name.find('/') != std::string::npos) failed("it needs the library '", name, "' by its path: link by name, without a path");
@@ -123,6 +131,7 @@ void check_bundled(Context& c) {
 }
 
 void check_rpath(Context& c) {
+  skip_linked_in(c);
   for (const std::string& path : read_elf(c.subject().file).search_paths)
     if (!starts_with_any(path, {"$ORIGIN", "${ORIGIN}", "/usr/", "/lib/", "/lib64/", "/opt/"}))
       failed("it looks for libraries in '", path,
@@ -130,6 +139,7 @@ void check_rpath(Context& c) {
 }
 
 void check_stack(Context& c) {
+  skip_linked_in(c);
   if (read_elf(c.subject().file).stack_is_executable)
     failed("it asks for an executable stack: link with -Wl,-z,noexecstack, and give assembler files a .note.GNU-stack section");
 }

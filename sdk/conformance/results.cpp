@@ -18,7 +18,40 @@ std::string fixed(double seconds) {
   return text;
 }
 
-std::string indented(const std::string& text) {
+// Bytes of the character at `at`, 0 when it is no UTF-8.
+size_t utf8_bytes(const std::string& text, size_t at) {
+  const auto byte = [&](size_t i) { return i < text.size() ? static_cast<unsigned char>(text[i]) : 0u; };
+  const unsigned lead = byte(at);
+  if (lead < 0x80) return 1;
+  const size_t n = lead >= 0xf0 ? 4 : lead >= 0xe0 ? 3 : 2;
+  unsigned code = lead & (n == 2 ? 0x1fu : n == 3 ? 0x0fu : 0x07u);
+  for (size_t i = 1; i < n; ++i) {
+    if ((byte(at + i) & 0xc0) != 0x80) return 0;
+    code = code << 6 | (byte(at + i) & 0x3f);
+  }
+  const bool is_shortest = code >= (n == 2 ? 0x80u : n == 3 ? 0x800u : 0x10000u);
+  return lead < 0xc0 || lead > 0xf7 || !is_shortest || code > 0x10ffff || (code >= 0xd800 && code < 0xe000) || (code & 0xfffe) == 0xfffe
+             ? 0
+             : n;
+}
+
+// What a plugin says, without what terminals obey or XML forbids.
+std::string readable(const std::string& text) {
+  std::string out;
+  for (size_t i = 0; i < text.size();) {
+    const size_t n = utf8_bytes(text, i);
+    const auto c = static_cast<unsigned char>(text[i]);
+    if (n == 0 || (c < 0x20 && c != '\n' && c != '\t') || c == 0x7f)
+      out += '?';
+    else
+      out.append(text, i, n);
+    i += std::max<size_t>(n, 1);
+  }
+  return out;
+}
+
+std::string indented(const std::string& said) {
+  const std::string text = readable(said);
   std::string out = "          ";
   for (const char c : text) {
     out += c;
@@ -27,17 +60,16 @@ std::string indented(const std::string& text) {
   return out;
 }
 
-// Characters that XML 1.0 allows, markup escaped.
 std::string xml(const std::string& text) {
   std::string out;
-  for (const char c : text) switch (c) {
+  for (const char c : readable(text)) switch (c) {
       case '<': out += "&lt;"; break;
       case '>': out += "&gt;"; break;
       case '&': out += "&amp;"; break;
       case '"': out += "&quot;"; break;
       case '\n': out += "&#10;"; break;
       case '\t': out += ' '; break;
-      default: out += static_cast<unsigned char>(c) < 0x20 ? '?' : c;
+      default: out += c;
     }
   return out;
 }
@@ -53,7 +85,7 @@ bool Summary::all_well() const { return count(Outcome::Pass) + count(Outcome::Sk
 std::string to_line(const Result& result) {
   std::string line = padded(outcome_name(result.outcome), 8) + "  " + padded(result.id, 28) + "  " + result.subject;
   while (line.back() == ' ') line.pop_back();
-  if (result.outcome == Outcome::Skip) return line + "  (" + result.reason + ")";
+  if (result.outcome == Outcome::Skip) return line + "  (" + readable(result.reason) + ")";
   if (result.outcome == Outcome::Pass) return line;
   line += "\n" + indented(result.reason);
   if (const Check* check = find_check(result.id)) line += "\n" + indented(std::string("why: ") + check->protects);

@@ -183,6 +183,11 @@ TEST_CASE("results read as text, JSON and JUnit") {
   CHECK(contains(junit, "<skipped message=\"no embeddings\"/>"));
   CHECK(junit.ends_with("</testsuite></testsuites>\n"));
 
+  // What a plugin says may hold anything.
+  summary.results[1].reason = "a\x1b[31m\x01 \xff\xc0\x80\xed\xa0\x80 \xc3\xa9 \xf0\x9f\xaa\xb5 \xf0\x9f";
+  for (const std::string& shown : {to_text(summary), to_junit(summary)})
+    CHECK(contains(shown, "a?[31m? ?????? \xc3\xa9 \xf0\x9f\xaa\xb5 ??"));
+
   summary.results.erase(summary.results.begin() + 3, summary.results.end());
   summary.results.erase(summary.results.begin() + 1);
   CHECK(summary.all_well());

@@ -12,7 +12,7 @@ import re
 import shutil
 import tempfile
 
-from support import HERE, ROOT, build_copy, check, install, run
+from support import HERE, LIBTORCH, ROOT, build_copy, check, install, run
 
 PROMPT = "Once"
 
@@ -46,6 +46,9 @@ def main() -> None:
         check("clip" in run(host, "plugins", "describe", "stable_rtn", "--plugin", stable).stdout, "the host describes it")
         symbols = run("nm", "-D", "--defined-only", plugin).stdout.split()[2::3]
         check(set(symbols) == {"tenon_plugin_manifest", "tenon_plugin_register"}, f"the plugin exports its manifest and entry alone: {symbols}")
+        for file in (plugin, stable):
+            told = [str(place) for place in (work, ROOT, LIBTORCH) if str(place).encode() in file.read_bytes()]
+            check(not told, f"{file.name} holds no path of the machine that built it {told}")
         described = run(host, "plugins", "describe", "rtn", "--plugin", plugin).stdout
         check("clip" in described, "the installed host describes the plugin's option")
 

@@ -48,7 +48,7 @@ def main() -> None:
         for kind in KINDS:
             kind, _, tier = kind.partition(":")
             try_template(host, prefix, work, kind, tier)
-        for words in (["quantiser", "x"], ["patch", "Bad-Name"], ["patch", "x", "--tier", "stable"]):
+        for words in (["quantiser", "x"], ["patch", "Bad-Name"], ["patch", "x", "--tier", "stable"], ["patch", "test"], ["adapter", "tensor"]):
             run(host, "plugins", "new", *words, cwd=work, expect=2)
         check(True, "kinds, names and tiers that cannot be are errors of usage")
     finally:

@@ -22,6 +22,7 @@ struct SessionOptions {
   std::vector<std::filesystem::path> plugin_files;  // --plugin
   bool bundled_plugins_only = false;                // --no-plugins
   std::string plugin_mode;                          // --plugin-mode: "pinned" or "bundled"; "": as the user's configuration says
+  std::vector<std::string> overrides;               // --override: "quantizer:mine=org.example.mine"
   std::string assume_devices;                       // plan only: "cuda:0=24GiB,cpu=64GiB"
   // Level 0 error, 1 warning, 2 information, 3 detail. Null: lines on stderr.
   std::function<void(int level, std::string_view line)> on_log;

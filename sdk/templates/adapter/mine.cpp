@@ -78,7 +78,7 @@ class Mine final : public Adapter {
       tensor.copy_(weights.read(name));
     }
     for (const auto& found : weights.names())
-      if (std::none_of(state_.begin(), state_.end(), [&](const AdapterParameter& mine) { return mine.name == found; }))
+      if (std::none_of(state_.begin(), state_.end(), [&](const AdapterParameter& p) { return p.name == found; }))
         fail(ErrorCode::Data, "'", found, "' has no place in this model");
   }
   at::Tensor merge(const SlotSpec& slot, const at::Tensor& weight) const override {

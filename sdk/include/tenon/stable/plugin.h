@@ -78,12 +78,17 @@ inline const tenon_plugin_v1* enter(const tenon_services_v1* given, tenon_call* 
 }  // namespace tenon::stable
 #pragma GCC visibility pop
 
+// Of the nvcc that compiled the plugin's kernels, 13000 for 13.0: tenon_add_plugin sets it. For people to read: the host does not compare it.
+#ifndef TENON_PLUGIN_CUDA
+#define TENON_PLUGIN_CUDA 0
+#endif
+
 // Fills the manifest with the given initializers (see ManifestFields) plus what the build knows.
-#define TENON_STABLE_PLUGIN(...)                                                                                                  \
-  extern "C" {                                                                                                                    \
-  extern TENON_API const ::tenon::Manifest tenon_plugin_manifest;                                                                 \
-  __attribute__((section(".tenonplugin"), used, retain)) constexpr ::tenon::Manifest tenon_plugin_manifest =                      \
-      ::tenon::make_manifest(::tenon::ManifestFields{__VA_ARGS__}, ::tenon::Tier::Stable, TORCH_FEATURE_VERSION, /*sdk_hash=*/0); \
+#define TENON_STABLE_PLUGIN(...)                                                                                                     \
+  extern "C" {                                                                                                                       \
+  extern TENON_API const ::tenon::Manifest tenon_plugin_manifest;                                                                    \
+  __attribute__((section(".tenonplugin"), used, retain)) constexpr ::tenon::Manifest tenon_plugin_manifest = ::tenon::make_manifest( \
+      ::tenon::ManifestFields{__VA_ARGS__}, ::tenon::Tier::Stable, TORCH_FEATURE_VERSION, /*sdk_hash=*/0, TENON_PLUGIN_CUDA);        \
   }
 
 // The body that follows fills the registrar; it may throw.
