@@ -74,6 +74,7 @@ class Accountant {
   Verdict judge(const Source& source, const Shape& shape, bool floating) const {
     Verdict verdict;
     int64_t rows = 0;
+    const int64_t per_member = pieces_per_member(source, shape);
     for (const auto& piece : source.pieces) {
       if (!checkpoint_.has(piece.tensor)) {
         verdict.absent.push_back(piece.tensor);
@@ -85,10 +86,10 @@ class Accountant {
             concat(": found ", c10::toString(spec.dtype), " ", shape_text(spec.shape), ", expected floating point");
         continue;
       }
-      // The shape that the tensor must have: all of the model's, one of a stack, or so many rows.
+      // The shape that the tensor must have: all of the model's, one of a stack, or so many rows of either.
       Shape expected = shape;
       if (source.stack) expected.erase(expected.begin());
-      const bool is_part = !source.stack && source.pieces.size() > 1, cuts = piece.start != 0 || piece.length >= 0;
+      const bool is_part = source.stack ? per_member > 1 : source.pieces.size() > 1, cuts = piece.start != 0 || piece.length >= 0;
       const bool ranks_match = spec.shape.size() == expected.size();
       if (ranks_match && !expected.empty() && (is_part || cuts)) {
         const int64_t have = spec.shape[0], take = piece.length < 0 ? have - piece.start : piece.length;
@@ -107,9 +108,22 @@ class Accountant {
     if (verdict.fits() && is_concat && rows != shape[0])
       verdict.misfits[source.pieces.front().tensor] =
           concat(" and ", source.pieces.size() - 1, " more: together ", rows, " rows, expected ", shape[0]);
-    if (verdict.fits() && source.stack && static_cast<int64_t>(source.pieces.size()) != shape.at(0))
+    if (verdict.fits() && source.stack && per_member == 0)
       verdict.misfits[source.pieces.empty() ? "" : source.pieces.front().tensor] =
           concat(": a stack of ", source.pieces.size(), ", expected ", shape.at(0));
+    if (verdict.fits() && source.stack && per_member > 1) {
+      // Only now are all lengths known: each member's pieces make up its rows.
+      for (size_t i = 0; i < source.pieces.size(); i += static_cast<size_t>(per_member)) {
+        int64_t member_rows = 0;
+        for (size_t p = i; p < i + static_cast<size_t>(per_member); ++p) {
+          const Source::Piece& piece = source.pieces[p];
+          member_rows += piece.length < 0 ? checkpoint_.spec(piece.tensor).shape.at(0) - piece.start : piece.length;
+        }
+        if (member_rows != shape.at(1))
+          verdict.misfits[source.pieces[i].tensor] =
+              concat(" and ", per_member - 1, " more: together ", member_rows, " rows, expected ", shape.at(1));
+      }
+    }
     return verdict;
   }
 
@@ -211,6 +225,11 @@ class Accountant {
 };
 
 }  // namespace
+
+int64_t pieces_per_member(const Source& source, const std::vector<int64_t>& shape) {
+  const int64_t members = source.stack && !shape.empty() ? shape[0] : 0, pieces = static_cast<int64_t>(source.pieces.size());
+  return members > 0 && pieces % members == 0 ? pieces / members : 0;
+}
 
 std::vector<int64_t> weight_shape(const SlotSpec& slot) {
   if (slot.kind == SlotKind::Experts) return {slot.count, slot.out, slot.in};

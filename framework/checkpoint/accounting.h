@@ -34,6 +34,9 @@ WeightMap account(const Blueprint& blueprint, const Checkpoint& checkpoint, cons
 // One sentence for each of `stored_tied` whose stored values differ from the weight it is tied to. Compares a sample of rows.
 std::vector<std::string> differing_tied_weights(const Blueprint& blueprint, const Checkpoint& checkpoint, const WeightMap& weights);
 
+// File tensors that make up one member of a stack; 0 when they do not come out even, or for no stack.
+int64_t pieces_per_member(const Source& source, const std::vector<int64_t>& shape);
+
 // Shapes as sources must provide them.
 std::vector<int64_t> weight_shape(const SlotSpec& slot);  // [out, in], experts [count, out, in]
 std::vector<int64_t> bias_shape(const SlotSpec& slot);    // [out], experts [count, out]

@@ -238,6 +238,15 @@ TEST_CASE("rows are read across pieces: without a copy inside one, joined across
   CHECK(stack.read(1, 2).equal(c.unsqueeze(0)));
   CHECK(stack.read(1, 2).const_data_ptr() == checkpoint->view("c").const_data_ptr());
 
+  // Two pieces to a member: an expert's gate and up.
+  const Source pairs{.pieces = {{"a", 0, 3}, {"b"}, {"c", 1, 3}, {"b"}}, .stack = true};
+  const at::Tensor members = at::stack({at::cat({a.narrow(0, 0, 3), b}), at::cat({c.narrow(0, 1, 3), b})});
+  const SourceReader paired(*checkpoint, pairs, {2, 5, 3});
+  CHECK(paired.read(0, 2).equal(members));
+  CHECK(paired.read(1, 2).equal(members.narrow(0, 1, 1)));
+  CHECK(contains(error_of([&] { SourceReader(*checkpoint, pairs, {2, 6, 3}); }), "is made of 5 rows"));
+  CHECK(contains(error_of([&] { SourceReader(*checkpoint, pairs, {3, 5, 3}); }), "a stack of 4 tensors"));
+
   const SourceReader mixed(*checkpoint, Source{{{"a"}, {"half"}}}, {6, 3});
   CHECK((mixed.dtype() == at::kFloat));
   CHECK((mixed.read(4, 6).scalar_type() == at::kFloat));

@@ -30,7 +30,7 @@ class SourceReader {
  private:
   struct Part {
     std::string tensor;
-    int64_t row = 0, rows = 0;      // of the weight
+    int64_t row = 0, rows = 0;      // of the weight; of a stack the member, which several parts may share
     int64_t start = 0, length = 0;  // of the file tensor
   };
   void for_each_part(int64_t first, int64_t last, const std::function<void(const Part&, int64_t from, int64_t to)>& visit) const;

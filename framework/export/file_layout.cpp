@@ -68,12 +68,14 @@ class Layout {
     // The one piece of unknown length takes what the others leave.
     int64_t known = 0, open = 0;
     for (const auto& piece : source.pieces) piece.length < 0 ? ++open : known += piece.length;
-    if (source.stack && static_cast<int64_t>(source.pieces.size()) != members)
+    const int64_t per_member = source.stack ? static_cast<int64_t>(source.pieces.size()) / std::max<int64_t>(1, members) : 0;
+    if (source.stack && static_cast<int64_t>(source.pieces.size()) != per_member * members)
       fail(ErrorCode::Internal, "'", path, "' is a stack of ", members, " from ", source.pieces.size(), " tensors");
     if (!source.stack && open > 1) known = -1;
     int64_t row = 0;
     for (const auto& piece : source.pieces) {
       int64_t length = piece.length;
+      if (length < 0 && per_member > 1) length = stored_rows(piece.tensor, path) - piece.start;
       if (length < 0) length = source.stack ? own_rows : known >= 0 ? own_rows - known : stored_rows(piece.tensor, path) - piece.start;
       Building& file = find(piece.tensor, shape.empty(), tail, inner, dtype, order);
       file.tensor.parts.push_back({kind, path, row * inner, length * inner, piece.start * inner});

@@ -68,7 +68,7 @@ bool ModelRows::is_untied(const SlotSpec& slot) const {
 
 at::Tensor ModelRows::flat_rows(const Slot& slot, at::ScalarType dtype, int64_t first, int64_t last) const {
   const SlotSpec& spec = slot.spec();
-  if (spec.count == 1) return slot.filler().dense_rows(dtype, first, last);
+  if (spec.kind != SlotKind::Experts) return slot.filler().dense_rows(dtype, first, last);
   // Fillers of experts count members, each [out, in].
   const int64_t member = first / spec.out, end = (last + spec.out - 1) / spec.out;
   return slot.filler().dense_rows(dtype, member, end).reshape({-1, spec.in}).narrow(0, first - member * spec.out, last - first);

@@ -11,6 +11,7 @@ class DenseFiller final : public Filler {
 
   std::string describe() const override;
   at::Tensor linear(const at::Tensor& x) override;
+  at::Tensor grouped(const at::Tensor& x, const at::Tensor& offsets) override;
   at::Tensor rows(const at::Tensor& ids, at::ScalarType dtype) override;
   at::Tensor dense_rows(at::ScalarType dtype, int64_t first, int64_t last) const override;
   at::Tensor bias() const override { return bias_; }

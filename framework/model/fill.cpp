@@ -123,8 +123,9 @@ class Filling {
     job->dtype = job->module->dense_dtype;
     job->quantizer = active(job->module->quantizer);
     // Rows of dimension 0, as files and quantizers count them: of experts, the members.
-    job->rows = spec.count > 1 ? spec.count : spec.out;
-    job->row_elements = spec.count > 1 ? spec.out * spec.in : spec.in;
+    const bool members = spec.kind == SlotKind::Experts;
+    job->rows = members ? spec.count : spec.out;
+    job->row_elements = members ? spec.out * spec.in : spec.in;
     if (weights) {
       job->packed = !weights->packed.empty();
       if (!job->packed) job->source.emplace(*request_.checkpoint, weights->weight, weight_shape(spec));
@@ -237,7 +238,7 @@ class Filling {
 
   void initialise(Job& job) {
     if (job.dense) {
-      job.work = {initial_dense(job.dense->spec, job.dtype).to(job.device)};
+      job.work = {initial_dense(job.dense->spec, job.dtype, request_.initializer_range, request_.seed).to(job.device)};
       return;
     }
     const at::Tensor weight = initial_weight(job.slot->spec(), job.dtype, request_.initializer_range, request_.seed).to(job.device);

@@ -24,6 +24,9 @@ class GuardedModel final : public Model {
   at::Tensor finish(State& state) override {
     return call<at::Tensor>("finish", "", [&] { return model_->finish(state); });
   }
+  at::Tensor auxiliary_loss(const State& state) override {
+    return call<at::Tensor>("auxiliary_loss", "", [&] { return model_->auxiliary_loss(state); });
+  }
   at::Tensor logits(const at::Tensor& hidden) override {
     return call<at::Tensor>("logits", "", [&] { return model_->logits(hidden); });
   }

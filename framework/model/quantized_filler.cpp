@@ -2,9 +2,12 @@
 
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/add.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/mm.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "plugins/registry.h"
+#include "tenon/error.h"
 
 namespace tenon::host {
 
@@ -34,6 +37,37 @@ struct QuantizedLinear : torch::autograd::Function<QuantizedLinear> {
     call_plugin(f.quantizer_name(), "grad_input", f.spec().path,
                 [&] { dx = f.quantizer().grad_input(f.spec(), grads[0].contiguous(), f.tensors()); });
     return {dx, {}};
+  }
+};
+
+at::Tensor multiply_grouped(const QuantizedFiller& f, const at::Tensor& x, const at::Tensor& offsets) {
+  at::Tensor y;
+  call_plugin(f.quantizer_name(), "grouped", f.spec().path, [&] { y = f.quantizer().grouped(f.spec(), x, offsets, f.tensors()); });
+  return y;
+}
+
+// Backward dequantizes one expert after another, those with tokens alone.
+struct QuantizedGrouped : torch::autograd::Function<QuantizedGrouped> {
+  static at::Tensor forward(torch::autograd::AutogradContext* ctx, const at::Tensor& x, const at::Tensor& offsets,
+                            const QuantizedFiller* filler) {
+    ctx->saved_data["filler"] = at::IValue::make_capsule(c10::make_intrusive<FillerHolder>(filler));
+    ctx->saved_data["offsets"] = offsets;
+    return multiply_grouped(*filler, x, offsets);
+  }
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* ctx, torch::autograd::variable_list grads) {
+    auto holder = c10::static_intrusive_pointer_cast<FillerHolder>(ctx->saved_data["filler"].toCapsule());
+    const QuantizedFiller& f = *holder->filler;
+    const at::Tensor offsets = ctx->saved_data["offsets"].toTensor();
+    const int64_t* first = offsets.const_data_ptr<int64_t>();
+    const at::Tensor& dy = grads[0];
+    at::Tensor dx = at::empty({dy.size(0), f.spec().in}, dy.options());
+    for (int64_t e = 0; e < f.spec().count; ++e) {
+      const int64_t rows = first[e + 1] - first[e];
+      if (rows == 0) continue;
+      at::Tensor to = dx.narrow(0, first[e], rows);
+      at::mm_out(to, dy.narrow(0, first[e], rows), f.dense_rows(dy.scalar_type(), e, e + 1)[0]);
+    }
+    return {dx, {}, {}};
   }
 };
 
@@ -74,6 +108,13 @@ std::vector<at::Tensor> QuantizedFiller::linear_many(std::span<Filler* const> gr
   for (size_t i = 0; i < group.size(); ++i)
     if (at::Tensor bias = group[i]->bias(); bias.defined()) outputs[i] = at::add(outputs[i], bias.to(outputs[i].scalar_type()));
   return outputs;
+}
+
+at::Tensor QuantizedFiller::grouped(const at::Tensor& x, const at::Tensor& offsets) {
+  if (bias_.defined()) fail(ErrorCode::Internal, "experts with a bias are not served");
+  if (at::GradMode::is_enabled() && x.requires_grad()) return QuantizedGrouped::apply(x, offsets, this);
+  at::NoGradGuard no_grad;
+  return multiply_grouped(*this, x, offsets);
 }
 
 at::Tensor QuantizedFiller::rows(const at::Tensor& ids, at::ScalarType dtype) {

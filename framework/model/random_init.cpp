@@ -6,6 +6,8 @@
 #include <ATen/ops/ones.h>
 #include <ATen/ops/zeros.h>
 
+#include "checkpoint/accounting.h"
+
 namespace tenon::host {
 
 namespace {
@@ -15,18 +17,21 @@ uint64_t hash(const std::string& text) {
   for (unsigned char c : text) h = (h ^ c) * 1099511628211ull;
   return h;
 }
-}  // namespace
 
-at::Tensor initial_weight(const SlotSpec& slot, at::ScalarType dtype, double range, uint64_t seed) {
-  at::Generator generator = at::detail::createCPUGenerator(seed ^ hash(slot.path));
-  std::vector<int64_t> shape{slot.out, slot.in};
-  if (slot.count > 1) shape.insert(shape.begin(), slot.count);
+at::Tensor normal(const std::string& path, const std::vector<int64_t>& shape, at::ScalarType dtype, double range, uint64_t seed) {
+  at::Generator generator = at::detail::createCPUGenerator(seed ^ hash(path));
   at::Tensor weight = at::empty(shape, at::kFloat);
   weight.normal_(0, range, generator);
   return weight.to(dtype);
 }
+}  // namespace
 
-at::Tensor initial_dense(const DenseSpec& dense, at::ScalarType dtype) {
+at::Tensor initial_weight(const SlotSpec& slot, at::ScalarType dtype, double range, uint64_t seed) {
+  return normal(slot.path, weight_shape(slot), dtype, range, seed);
+}
+
+at::Tensor initial_dense(const DenseSpec& dense, at::ScalarType dtype, double range, uint64_t seed) {
+  if (dense.kind == DenseKind::Router) return normal(dense.path, dense.shape, dtype, range, seed);
   return dense.kind == DenseKind::Norm ? at::ones(dense.shape, at::TensorOptions().dtype(dtype))
                                        : at::zeros(dense.shape, at::TensorOptions().dtype(dtype));
 }

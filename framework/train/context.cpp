@@ -1,5 +1,6 @@
 #include "train/context.h"
 
+#include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
@@ -55,6 +56,13 @@ TokenLogprobs StepContext::reference_logprobs(const TrainBatch& batch) {
   at::NoGradGuard no_grad;
   Tape tape(*model_.model, recompute_);
   return label_logprobs(model_, tape, batch);
+}
+
+at::Tensor StepContext::auxiliary_loss() const {
+  at::Tensor sum;
+  for (const Tape& tape : tapes_)
+    if (const at::Tensor& loss = tape.auxiliary_loss(); loss.defined()) sum = sum.defined() ? sum + loss : loss;
+  return sum;
 }
 
 void StepContext::backward() {

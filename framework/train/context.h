@@ -8,13 +8,15 @@
 
 namespace tenon::host {
 
-// One use: objective.step(context, batch), backward of its loss, then context.backward().
+// One use: objective.step(context, batch), backward of its loss and of what the model adds to it, then context.backward().
 class StepContext final : public ObjectiveContext {
  public:
   StepContext(LoadedModel& model, const RecomputeList& recompute) : model_(model), recompute_(recompute) {}
 
   TokenLogprobs token_logprobs(const TrainBatch& batch) override;
   TokenLogprobs reference_logprobs(const TrainBatch& batch) override;
+  // The sum over the passes with gradients; undefined: none.
+  at::Tensor auxiliary_loss() const;
   void backward();
 
  private:

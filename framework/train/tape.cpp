@@ -101,7 +101,9 @@ at::Tensor Tape::forward(const Batch& batch) {
       parts_.push_back(std::move(part));
     }
   }
-  return model_.finish(state);
+  const at::Tensor hidden = model_.finish(state);
+  if (records) auxiliary_loss_ = model_.auxiliary_loss(state);
+  return hidden;
 }
 
 void Tape::backward() {

@@ -31,6 +31,8 @@ class Tape {
 
   // -> [B, T, hidden] after the final norm, connected to leaves that backward() continues from.
   at::Tensor forward(const Batch& batch);
+  // What the model adds to the mean loss of the batch (Model::auxiliary_loss); undefined: nothing.
+  const at::Tensor& auxiliary_loss() const { return auxiliary_loss_; }
   // After the loss has gone backward.
   void backward();
 
@@ -54,6 +56,7 @@ class Tape {
   Model& model_;
   const RecomputeList& recompute_;
   std::vector<Part> parts_;
+  at::Tensor auxiliary_loss_;
 };
 
 }  // namespace tenon::host

@@ -1,6 +1,7 @@
 #include "train/trainer.h"
 
 #include <ATen/Context.h>
+#include <ATen/TensorOperators.h>
 #include <fmt/format.h>
 #include <torch/csrc/autograd/autograd.h>
 #include <unistd.h>
@@ -260,12 +261,15 @@ Trainer::StepSums Trainer::accumulate(std::span<const int64_t> rows, int64_t ste
     const auto part = rows.subspan(first, std::min(batch_size, rows.size() - first));
     StepContext context(model_, recompute_);
     const ObjectiveResult result = request_.objective->step(context, make_batch(data_, part));
-    const double loss_sum = result.loss_sum.item<double>();
+    at::Tensor loss = result.loss_sum;
+    if (const at::Tensor auxiliary = context.auxiliary_loss(); auxiliary.defined())
+      loss = loss + auxiliary.to(loss.device()) * result.weight;
+    const double loss_sum = loss.item<double>();
     if (!std::isfinite(loss_sum))
       fail(ErrorCode::Data, "the loss is ", loss_sum, " at step ", step, " (samples ", origins(data_, part),
            "): lower train.learning_rate, or look at these samples with `host data`");
-    if (result.loss_sum.requires_grad()) {
-      torch::autograd::backward({result.loss_sum});
+    if (loss.requires_grad()) {
+      torch::autograd::backward({loss});
       context.backward();
     }
     sums.loss_sum += loss_sum;

@@ -66,6 +66,9 @@ const std::vector<Kind>& kinds() {
       {"gemma2", tiny_config({{"head_dim", 8}, {"query_pre_attn_scalar", 8}, {"sliding_window", 4}})},
       {"phi3", tiny_config({{"pad_token_id", nullptr}, {"rope_parameters", partial_rotary()}})},
       {"smollm3", tiny_config({{"no_rope_layer_interval", 2}})},
+      {"mixtral", tiny_config({{"num_local_experts", 5}})},
+      {"qwen3_moe",
+       tiny_config({{"num_experts", 4}, {"num_experts_per_tok", 3}, {"moe_intermediate_size", 18}, {"decoder_sparse_step", 2}})},
   };
   return all;
 }
@@ -231,6 +234,7 @@ TEST_CASE("log-probabilities agree with the logits") {
 
 TEST_CASE("bfloat16 with a float32 residual stays near float32") {
   for (const Kind& kind : kinds()) {
+    if (family_of(kind.model_type).mixture.experts) continue;  // rounding may send a token to another expert
     auto exact = make(kind);
     const at::Tensor ids = random_ids(2, 10, 14), expected = exact.logits({.ids = ids});
     for (at::ScalarType residual : {at::kFloat, at::kBFloat16}) {
@@ -262,6 +266,8 @@ TEST_CASE("every operation goes through its seam") {
     seams.norm.wrap("count", [&](const NormArgs& a, const auto& next) { return norms.insert(*a.path), ++calls["norm"], next(a); });
     seams.activation.wrap("count", [&](const ActivationArgs& a, const auto& next) { return ++calls["activation"], next(a); });
     seams.mlp.wrap("count", [&](const MlpArgs& a, const auto& next) { return ++calls["mlp"], next(a); });
+    if (seams.router.is_set())
+      seams.router.wrap("count", [&](const RouterArgs& a, const auto& next) { return ++calls["router"], next(a); });
     seams.block.wrap("count", [&](const BlockArgs& a, const auto& next) { return ++calls["block"], next(a); });
     seams.loss.wrap("count", [&](const LossArgs& a, const auto& next) { return ++calls["loss"], next(a); });
     const c10::NoGradGuard no_grad;
@@ -273,7 +279,8 @@ TEST_CASE("every operation goes through its seam") {
     CHECK((named == called));
     seams.for_each([&](const auto& seam) { CHECK(seam.is_set() == (named.count(seam.name()) == 1)); });
     std::set<std::string> tensors;
-    for (const auto& tensor : tiny.model->blueprint().tensors) tensors.insert(tensor.path);
+    for (const auto& tensor : tiny.model->blueprint().tensors)
+      if (tensor.kind == DenseKind::Norm) tensors.insert(tensor.path);
     CHECK((norms == tensors));
   }
 }

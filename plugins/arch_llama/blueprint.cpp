@@ -1,5 +1,7 @@
 #include "blueprint.h"
 
+#include <algorithm>
+
 namespace tenon::llama {
 
 namespace {
@@ -15,6 +17,7 @@ class Builder {
     b_.vocab_size = c_.vocab_size, b_.hidden_size = c_.hidden, b_.context_length = c_.max_positions;
     b_.stacks = {{"model.layers", c_.layers}};
     b_.seams = {"embedding", "rotary", "attention", "norm", "activation", "mlp", "block", "loss"};
+    if (c_.experts) b_.seams.push_back("router");
     b_.ignorable = {R"(model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq)", R"(model\.rotary_emb\.inv_freq)"};
 
     SlotSpec embedding = weight("model.embed_tokens", c_.vocab_size, c_.hidden, false);
@@ -61,6 +64,7 @@ class Builder {
       norm(block + ".pre_feedforward_layernorm.weight", c_.hidden, i);
       norm(block + ".post_feedforward_layernorm.weight", c_.hidden, i);
     }
+    if (c_.mixes[static_cast<size_t>(i)]) return add_experts(block, i);
     if (c_.family->fused) {
       linear(mlp + ".gate_up_proj", 2 * c_.intermediate, c_.hidden, c_.mlp_bias, i, kGateUp, "", Partition::Replicate);
     } else {
@@ -68,6 +72,34 @@ class Builder {
       linear(mlp + ".up_proj", c_.intermediate, c_.hidden, c_.mlp_bias, i, kGateUp, mlp + ".gate_up", Partition::Column);
     }
     linear(mlp + ".down_proj", c_.hidden, c_.intermediate, c_.mlp_bias, i, kDown, "", Partition::Row);
+  }
+
+  // All experts of a layer in one slot each for gate and up, and for down. Files hold them so, or every expert apart.
+  void add_experts(const std::string& block, int64_t i) {
+    const Mixture& mixture = c_.family->mixture;
+    const std::string now = block + ".mlp", apart = block + mixture.file_block;
+    Source gate_up{.stack = true}, down{.stack = true};
+    for (int64_t e = 0; e < c_.experts; ++e) {
+      const std::string expert = concat(apart, ".experts.", e, ".");
+      gate_up.pieces.push_back({expert + mixture.gate + ".weight", 0, c_.expert_width});
+      gate_up.pieces.push_back({expert + mixture.up + ".weight", 0, c_.expert_width});
+      down.pieces.push_back({expert + mixture.down + ".weight"});
+    }
+    DenseSpec router = tensor(now + ".gate.weight", {c_.experts, c_.hidden}, i);
+    router.kind = DenseKind::Router;
+    if (apart != now) router.sources.insert(router.sources.begin(), Source::rename(apart + ".gate.weight"));
+    b_.tensors.push_back(std::move(router));
+    experts(now + ".experts.gate_up_proj", 2 * c_.expert_width, c_.hidden, i, kGateUp, std::move(gate_up));
+    experts(now + ".experts.down_proj", c_.hidden, c_.expert_width, i, kDown, std::move(down));
+  }
+
+  void experts(const std::string& path, int64_t out, int64_t in, int64_t block, int stage, Source apart) {
+    SlotSpec slot = weight(path, out, in, false);
+    slot.kind = SlotKind::Experts;
+    slot.count = c_.experts;
+    slot.stack = 0, slot.block = block, slot.stage = stage;
+    slot.sources = {std::move(apart), Source::rename(path)};
+    b_.slots.push_back(std::move(slot));
   }
 
   SlotSpec weight(const std::string& path, int64_t out, int64_t in, bool bias) const {
@@ -89,24 +121,28 @@ class Builder {
     b_.slots.push_back(std::move(slot));
   }
 
-  void norm(const std::string& path, int64_t width, int64_t block) {
+  DenseSpec tensor(const std::string& path, std::vector<int64_t> shape, int64_t block) const {
     DenseSpec tensor;
     tensor.path = path;
-    tensor.shape = {width};
+    tensor.shape = std::move(shape);
     tensor.dtype = c_.dtype;
     tensor.stack = block < 0 ? -1 : 0, tensor.block = block;
     tensor.sources = {Source::rename(path)};
-    b_.tensors.push_back(std::move(tensor));
+    return tensor;
   }
+
+  void norm(const std::string& path, int64_t width, int64_t block) { b_.tensors.push_back(tensor(path, {width}, block)); }
 
   // What the operations of tenon/nn keep, the block's input apart (it is kept in any case).
   ActivationCost activations() const {
     const int64_t q = c_.heads * c_.head_dim, kv = c_.kv_heads * c_.head_dim;
     ActivationCost cost;
-    // q and k after rotation, v, and attention's output; gate and up.
-    cost.compute = static_cast<double>(2 * q + 2 * kv + 2 * c_.intermediate);
+    // q and k after rotation, v, and attention's output; gate and up, of experts with what goes in and comes out, for each of a token's.
+    const bool has_mlp = std::find(c_.mixes.begin(), c_.mixes.end(), false) != c_.mixes.end();
+    const int64_t mixture = c_.top_k * 2 * (c_.expert_width + c_.hidden);
+    cost.compute = static_cast<double>(2 * q + 2 * kv + std::max(has_mlp ? 2 * c_.intermediate : 0, mixture));
     // The hidden state between attention and mlp, one log-sum a head, and one scale for each norm.
-    cost.float32 = static_cast<double>(c_.hidden + c_.heads + 2);
+    cost.float32 = static_cast<double>(c_.hidden + c_.heads + 2 + 2 * c_.experts);
     if (c_.family->qk_norm) {
       cost.compute += static_cast<double>(q + kv);
       cost.float32 += static_cast<double>(c_.heads + c_.kv_heads);

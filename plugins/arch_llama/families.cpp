@@ -12,7 +12,7 @@ namespace {
 // Bounds far above any model, far below where products of them overflow.
 constexpr int64_t kMaxVocab = int64_t{1} << 24, kMaxWidth = int64_t{1} << 20, kMaxLayers = 4096, kMaxHeads = 1 << 14,
                   kMaxPositions = int64_t{1} << 40;
-constexpr int64_t kDefaultWindow = 4096, kDefaultMaxWindowLayers = 28, kDefaultNoRopeInterval = 4, kDefaultQueryScalar = 256;
+constexpr int64_t kMaxExperts = 1 << 14, kDefaultMaxWindowLayers = 28, kDefaultNoRopeInterval = 4, kDefaultQueryScalar = 256;
 constexpr double kDefaultAttentionCap = 50, kDefaultLogitCap = 30, kMaxCap = 1e6;
 
 void read_heads(nn::ConfigReader& reader, DecoderConfig& c) {
@@ -71,13 +71,10 @@ void read_windows(nn::ConfigReader& reader, DecoderConfig& c) {
   int64_t window = 0;
   if (rule != Window::None) {
     // Absent: the class default. Null: none.
-    const bool has_default = rule != Window::UnrotatedLayers && !c.family->fused;
     window = reader.config().find("sliding_window") ? reader.optional_integer("sliding_window", 1, kMaxPositions).value_or(0)
-             : has_default                          ? kDefaultWindow
-                                                    : 0;
+                                                    : c.family->default_window;
   }
-  if (rule == Window::LastLayers || rule == Window::UnrotatedLayers)
-    if (!reader.flag("use_sliding_window", false)) window = 0;
+  if (c.family->window_flag && !reader.flag("use_sliding_window", false)) window = 0;
   if (rule == Window::LastLayers) {
     const int64_t first = reader.integer("max_window_layers", kDefaultMaxWindowLayers, -kMaxLayers, kMaxPositions);
     for (int64_t i = std::max<int64_t>(first, 0); i < c.layers; ++i) c.windows[static_cast<size_t>(i)] = window;
@@ -122,6 +119,42 @@ void read_scales(nn::ConfigReader& reader, DecoderConfig& c) {
     reader.problem("use_bidirectional_attention is set: attention to later tokens is not supported for this model_type");
 }
 
+// mlp_only_layers: indices of layers that keep one mlp; of the others, every decoder_sparse_step-th has experts.
+void read_dense_layers(nn::ConfigReader& reader, DecoderConfig& c) {
+  const int64_t step = reader.integer("decoder_sparse_step", 1, 1, kMaxPositions);
+  for (int64_t i = 0; i < c.layers; ++i) c.mixes[static_cast<size_t>(i)] = (i + 1) % step == 0;
+  const Value* list = reader.config().find_set("mlp_only_layers");
+  if (!list) return;
+  if (!list->is_list()) return reader.problem(concat("mlp_only_layers is ", nn::ConfigReader::show(*list), ", expected a list"));
+  for (size_t i = 0; i < list->as_list().size(); ++i) {
+    const Value& layer = list->as_list()[i];
+    if (!layer.is_int())
+      return reader.problem(concat("mlp_only_layers[", i, "] is ", nn::ConfigReader::show(layer), ", expected the number of a layer"));
+    if (layer.as_int() >= 0 && layer.as_int() < c.layers) c.mixes[static_cast<size_t>(layer.as_int())] = false;
+  }
+}
+
+void read_mixture(nn::ConfigReader& reader, DecoderConfig& c) {
+  const Mixture& mixture = c.family->mixture;
+  c.mixes.assign(static_cast<size_t>(c.layers), false);
+  if (mixture.experts == 0) return;
+  // Both spellings are one attribute in transformers.
+  const char* key = reader.config().find_set("num_local_experts") ? "num_local_experts" : "num_experts";
+  c.experts = reader.integer(key, mixture.experts, mixture.has_dense_layers ? 0 : 1, kMaxExperts);
+  if (c.experts == 0) return;
+  c.top_k = reader.integer("num_experts_per_tok", mixture.top_k, 1, kMaxExperts);
+  if (c.top_k > c.experts) reader.problem(concat("num_experts_per_tok is ", c.top_k, ", expected at most ", key, " (", c.experts, ")"));
+  c.expert_width = mixture.width ? reader.integer("moe_intermediate_size", mixture.width, 1, kMaxWidth) : c.intermediate;
+  c.expert_weights_normalized = mixture.always_normalized || reader.flag("norm_topk_prob", false);
+  c.mixes.assign(static_cast<size_t>(c.layers), true);
+  if (mixture.has_dense_layers) read_dense_layers(reader, c);
+  // transformers' switch for the loss is the one for showing what it is made of.
+  const double coefficient = reader.number("router_aux_loss_coef", 0.001, 0, 1e6);
+  if (reader.flag("output_router_logits", false)) c.balance_coefficient = coefficient;
+  if (reader.number("router_jitter_noise", 0, 0, 1) > 0)
+    reader.problem("router_jitter_noise is set: noise on what goes into the router is not supported");
+}
+
 void refuse_other_heads(nn::ConfigReader& reader) {
   const Value* names = reader.config().find_set("architectures");
   if (!names || !names->is_list()) return;
@@ -157,7 +190,8 @@ const std::vector<Family>& families() {
        .max_position_embeddings = 32768,
        .kv_heads = 32,
        .qkv_bias = Bias::Always,
-       .window = Window::LastLayers},
+       .window = Window::LastLayers,
+       .window_flag = true},
       {.model_type = "qwen3",
        .summary = "Qwen3: norms on the heads of q and k.",
        .vocab_size = 151936,
@@ -168,7 +202,34 @@ const std::vector<Family>& families() {
        .qkv_bias = Bias::AttentionBiasKey,
        .out_bias = Bias::AttentionBiasKey,
        .qk_norm = true,
-       .window = Window::LastLayers},
+       .window = Window::LastLayers,
+       .window_flag = true},
+      {.model_type = "mixtral",
+       .summary = "Mixtral: Mistral with experts.",
+       .vocab_size = 32000,
+       .intermediate_size = 14336,
+       .max_position_embeddings = 131072,
+       .kv_heads = 8,
+       .eps = 1e-5,
+       .window = Window::EveryLayer,
+       .default_window = 0,
+       .mixture =
+           {.experts = 8, .top_k = 2, .always_normalized = true, .file_block = ".block_sparse_moe", .gate = "w1", .up = "w3", .down = "w2"},
+       .rotary = {.theta = 1e6}},
+      {.model_type = "qwen3_moe",
+       .summary = "Qwen3 with experts: 30B-A3B, 235B-A22B.",
+       .vocab_size = 151936,
+       .intermediate_size = 6144,
+       .max_position_embeddings = 32768,
+       .hidden_size = 2048,
+       .layers = 24,
+       .kv_heads = 4,
+       .qkv_bias = Bias::AttentionBiasKey,
+       .out_bias = Bias::AttentionBiasKey,
+       .qk_norm = true,
+       .window = Window::EveryLayer,
+       .window_flag = true,
+       .mixture = {.experts = 128, .top_k = 8, .width = 768, .has_dense_layers = true}},
       {.model_type = "gemma2",
        .summary = "Gemma 2: norms before and after, soft caps, every other layer with a window.",
        .vocab_size = 256000,
@@ -198,6 +259,7 @@ const std::vector<Family>& families() {
        .eps = 1e-5,
        .fused = true,
        .window = Window::EveryLayer,
+       .default_window = 0,
        .rotary = {.partial = true, .original_positions = 4096, .renamed_types = {{"su", "longrope"}, {"yarn", "longrope"}}}},
       {.model_type = "smollm3",
        .summary = "SmolLM3: every fourth layer without rotary positions.",
@@ -213,6 +275,8 @@ const std::vector<Family>& families() {
        .out_bias = Bias::AttentionBiasKey,
        .mlp_bias_key = true,
        .window = Window::UnrotatedLayers,
+       .default_window = 0,
+       .window_flag = true,
        .unrotated_layers = true,
        .rotary = {.theta = 2e6}},
   };
@@ -252,6 +316,7 @@ DecoderConfig read_config(const Family& family, const Value& config) {
   read_unrotated_layers(reader, c);
   read_windows(reader, c);
   read_scales(reader, c);
+  read_mixture(reader, c);
   c.rotary = nn::read_rotary(reader, c.head_dim, c.max_positions, family.rotary);
   c.dtype = nn::config_dtype(reader);
   refuse_other_heads(reader);

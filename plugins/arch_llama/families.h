@@ -16,6 +16,15 @@ enum class Window { None, EveryLayer, LastLayers, Alternating, UnrotatedLayers }
 enum class HeadDim { Derived, Given };
 enum class Norms { Before, BeforeAndAfter };  // of attention and mlp
 
+// A mixture of experts in place of the mlp. Older files hold each expert apart: <layer><file_block>.experts.<e>.<gate | up | down>.weight.
+struct Mixture {
+  int64_t experts = 0, top_k = 0;  // 0 experts: none
+  int64_t width = 0;               // default of moe_intermediate_size; 0: experts are intermediate_size wide
+  bool always_normalized = false;  // a token's weights add up to 1; else norm_topk_prob says so
+  bool has_dense_layers = false;   // mlp_only_layers, decoder_sparse_step
+  const char *file_block = ".mlp", *gate = "gate_proj", *up = "up_proj", *down = "down_proj";
+};
+
 // One row a family; the defaults are those of transformers' config classes. A new family is a new row, and a new column for what no other has.
 struct Family {
   const char* model_type;
@@ -38,7 +47,10 @@ struct Family {
   bool norm_from_one = false;  // norm weights are stored less one
   bool scaled = false;         // embeddings times sqrt(hidden_size); query_pre_attn_scalar; attn_ and final_logit_softcapping
   Window window = Window::None;
+  int64_t default_window = 4096;  // where the config has no sliding_window; 0: none
+  bool window_flag = false;       // use_sliding_window turns windows on
   bool unrotated_layers = false;  // no_rope_layers, no_rope_layer_interval
+  Mixture mixture = {};
   nn::RotaryRules rotary = {};
 };
 
@@ -53,7 +65,10 @@ struct DecoderConfig {
   std::string activation;
   double attention_scale = 1, attention_softcap = 0, logit_softcap = 0;  // caps: 0 for none
   std::vector<int64_t> windows;                                          // by layer; 0: none
-  std::vector<bool> rotates;                                             // by layer
+  std::vector<bool> rotates, mixes;                                      // by layer; mixes: experts in place of the mlp
+  int64_t experts = 0, top_k = 0, expert_width = 0;
+  bool expert_weights_normalized = false;
+  double balance_coefficient = 0;  // of the load balance loss; 0: none
   nn::RotarySpec rotary;
   at::ScalarType dtype = at::kFloat;
 };

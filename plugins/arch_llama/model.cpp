@@ -2,6 +2,7 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/linear.h>
 #include <ATen/ops/scalar_tensor.h>
 
 #include <cmath>
@@ -9,6 +10,7 @@
 #include "tenon/nn/activation.h"
 #include "tenon/nn/attention.h"
 #include "tenon/nn/embedding.h"
+#include "tenon/nn/experts.h"
 #include "tenon/nn/loss.h"
 #include "tenon/nn/norm.h"
 #include "tenon/nn/rotary.h"
@@ -44,16 +46,23 @@ DecoderModel::DecoderModel(DecoderConfig config, Parts& parts) : config_(std::mo
   for (int64_t i = 0; i < config_.layers; ++i) {
     const std::string block = concat("model.layers.", i), attention = block + ".self_attn.", mlp = block + ".mlp.";
     Layer layer{.o = &parts.slot(attention + "o_proj"),
-                .down = &parts.slot(mlp + "down_proj"),
                 .attention_norm = &parts.dense(block + ".input_layernorm.weight"),
                 .device = parts.device(0, i),
                 .window = config_.windows[static_cast<size_t>(i)],
                 .rotates = config_.rotates[static_cast<size_t>(i)]};
-    if (family.fused) {
-      layer.qkv = &parts.slot(attention + "qkv_proj"), layer.gate_up = &parts.slot(mlp + "gate_up_proj");
-    } else {
+    if (family.fused)
+      layer.qkv = &parts.slot(attention + "qkv_proj");
+    else
       layer.q = &parts.slot(attention + "q_proj"), layer.k = &parts.slot(attention + "k_proj"), layer.v = &parts.slot(attention + "v_proj");
-      layer.gate = &parts.slot(mlp + "gate_proj"), layer.up = &parts.slot(mlp + "up_proj");
+    if (config_.mixes[static_cast<size_t>(i)]) {
+      layer.router = &parts.dense(mlp + "gate.weight");
+      layer.gate_up = &parts.slot(mlp + "experts.gate_up_proj"), layer.down = &parts.slot(mlp + "experts.down_proj");
+    } else {
+      layer.down = &parts.slot(mlp + "down_proj");
+      if (family.fused)
+        layer.gate_up = &parts.slot(mlp + "gate_up_proj");
+      else
+        layer.gate = &parts.slot(mlp + "gate_proj"), layer.up = &parts.slot(mlp + "up_proj");
     }
     if (family.qk_norm) layer.q_norm = &parts.dense(attention + "q_norm.weight"), layer.k_norm = &parts.dense(attention + "k_norm.weight");
     Dense& post_attention = parts.dense(block + ".post_attention_layernorm.weight");
@@ -77,7 +86,11 @@ void DecoderModel::set_defaults() {
     return nn::rms_norm(args.x, from_one ? args.weight + 1 : args.weight, args.eps, compute);
   });
   seams_.activation.set_default(config_.activation, nn::activate);
-  seams_.mlp.set_default("gated_mlp", [this](const MlpArgs& args) { return mlp(layers_.at(static_cast<size_t>(args.layer)), args.x); });
+  seams_.mlp.set_default(config_.experts ? "mixture_of_experts" : "gated_mlp", [this](const MlpArgs& args) {
+    const Layer& layer = layers_.at(static_cast<size_t>(args.layer));
+    return layer.router ? mixture(layer, args) : mlp(layer, args.x);
+  });
+  if (config_.experts) seams_.router.set_default("softmax_top_k", nn::route);
   seams_.block.set_default("decoder_block", [this](const BlockArgs& args) { return block(*args.state, args.layer), true; });
   seams_.loss.set_default("logprobs", nn::token_logprobs);
 }
@@ -114,7 +127,7 @@ void DecoderModel::block(State& state, int64_t i) const {
   at::Tensor change = attention(layer, norm(state.hidden, *layer.attention_norm), state, i);
   if (layer.attention_out_norm) change = norm(change, *layer.attention_out_norm);
   at::Tensor hidden = add(state.hidden, change, precision_.residual, false);
-  change = seams_.mlp({.x = norm(hidden, *layer.mlp_norm), .layer = i});
+  change = seams_.mlp({.x = norm(hidden, *layer.mlp_norm), .layer = i, .state = &state});
   if (layer.mlp_out_norm) change = norm(change, *layer.mlp_out_norm);
   state.hidden = add(hidden, change, precision_.residual, true);
 }
@@ -172,6 +185,24 @@ at::Tensor DecoderModel::mlp(const Layer& layer, const at::Tensor& x) const {
   return layer.down->linear(product);
 }
 
+at::Tensor DecoderModel::mixture(const Layer& layer, const MlpArgs& args) const {
+  const at::Tensor tokens = args.x.reshape({-1, config_.hidden}), &weight = layer.router->value;
+  // A patch may keep the router in a wider dtype.
+  const at::ScalarType dtype = c10::promoteTypes(tokens.scalar_type(), weight.scalar_type());
+  const at::Tensor logits = at::linear(tokens.to(dtype), weight.to(dtype));
+  const Routing routing =
+      seams_.router({.logits = logits, .top_k = config_.top_k, .normalize = config_.expert_weights_normalized, .layer = args.layer});
+  if (config_.balance_coefficient > 0 && args.state) nn::count_routed(*args.state, logits, routing);
+  const at::Tensor mixed = nn::mix_experts(tokens, routing, config_.experts, [&](const at::Tensor& sorted, const at::Tensor& offsets) {
+    const at::Tensor gate_up = layer.gate_up->filler().grouped(sorted, offsets);
+    const at::Tensor product = seams_.activation({.gate = gate_up.narrow(-1, 0, config_.expert_width),
+                                                  .up = gate_up.narrow(-1, config_.expert_width, config_.expert_width),
+                                                  .name = &config_.activation});
+    return layer.down->filler().grouped(product, offsets);
+  });
+  return mixed.view(args.x.sizes());
+}
+
 at::Tensor DecoderModel::norm(const at::Tensor& x, const Dense& weight) const {
   // A patch may answer in another dtype.
   return seams_.norm({.x = x, .weight = weight.value, .eps = config_.eps, .path = &weight.spec.path}).to(precision_.compute);
@@ -182,6 +213,11 @@ at::Tensor DecoderModel::finish(State& state) {
   at::Tensor hidden = norm(state.hidden, *final_norm_);
   if (state.cache) static_cast<nn::KvCache*>(state.cache)->commit(hidden.size(1));
   return hidden;
+}
+
+at::Tensor DecoderModel::auxiliary_loss(const State& state) {
+  const at::Tensor loss = nn::balance_loss(state);
+  return loss.defined() ? loss * config_.balance_coefficient : loss;
 }
 
 at::Tensor DecoderModel::logits(const at::Tensor& hidden) {

@@ -20,16 +20,18 @@ class DecoderModel final : public Model {
   State begin(const Batch& batch, Cache* cache) override;
   void run_block(int stack, int64_t i, State& state) override;
   at::Tensor finish(State& state) override;
+  at::Tensor auxiliary_loss(const State& state) override;
   at::Tensor logits(const at::Tensor& hidden) override;
   at::Tensor token_logprobs(const at::Tensor& hidden, const at::Tensor& targets) override;
   std::unique_ptr<Cache> make_cache(int64_t batch, int64_t capacity) override;
 
  private:
-  // Slots and tensors of one block; the host owns them.
+  // Slots and tensors of one block; the host owns them. With a router, gate_up and down hold experts.
   struct Layer {
     Slot *q = nullptr, *k = nullptr, *v = nullptr, *qkv = nullptr;  // three, or one
     Slot* o = nullptr;
     Slot *gate = nullptr, *up = nullptr, *gate_up = nullptr, *down = nullptr;  // two, or one
+    Dense* router = nullptr;
     Dense *q_norm = nullptr, *k_norm = nullptr;
     Dense *attention_norm = nullptr, *mlp_norm = nullptr;          // of what goes in
     Dense *attention_out_norm = nullptr, *mlp_out_norm = nullptr;  // of what comes out, where there are any
@@ -41,6 +43,7 @@ class DecoderModel final : public Model {
   void block(State& state, int64_t i) const;
   at::Tensor attention(const Layer& layer, const at::Tensor& x, const State& state, int64_t i) const;
   at::Tensor mlp(const Layer& layer, const at::Tensor& x) const;
+  at::Tensor mixture(const Layer& layer, const MlpArgs& args) const;
   std::vector<at::Tensor> query_key_value(const Layer& layer, const at::Tensor& x) const;
   at::Tensor norm(const at::Tensor& x, const Dense& weight) const;
 

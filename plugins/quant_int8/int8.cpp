@@ -23,8 +23,12 @@ Dtype kernel_dtype(ScalarType dtype) {
 }
 int64_t grain_of_rows(int64_t cols) { return std::max<int64_t>(1, kGrainElements / std::max<int64_t>(1, cols)); }
 
+// Experts lie one below the other; what counts as a row outside, a member, is `row_count` rows here.
+int64_t row_count(const SlotSpec& slot) { return slot.kind == SlotKind::Experts ? slot.out : 1; }
+int64_t all_rows(const SlotSpec& slot) { return slot.count * slot.out; }
+
 Weight view(const SlotSpec& slot, const Tensors& tensors) {
-  return {static_cast<const int8_t*>(tensors[0].const_data_ptr()), static_cast<const float*>(tensors[1].const_data_ptr()), slot.out,
+  return {static_cast<const int8_t*>(tensors[0].const_data_ptr()), static_cast<const float*>(tensors[1].const_data_ptr()), all_rows(slot),
           slot.in};
 }
 
@@ -101,42 +105,41 @@ QuantizerFacts Int8::facts() const {
   return facts;
 }
 
-Support Int8::supports(const SlotSpec& slot) const {
-  if (slot.kind == SlotKind::Experts || slot.count != 1) return Support::no("expert weights in one tensor are not quantized");
-  return {};
-}
-
 std::vector<TensorSpec> Int8::resident(const SlotSpec& slot) const {
-  return {{"codes", {slot.out, slot.in}, kChar}, {"scales", {slot.out}, kFloat}};
+  return {{"codes", {all_rows(slot), slot.in}, kChar}, {"scales", {all_rows(slot)}, kFloat}};
 }
 
 Tensors Int8::begin(const SlotSpec& slot, Device device) const {
-  return {ops::empty({slot.out, slot.in}, kChar, device), ops::empty({slot.out}, kFloat, device)};
+  return {ops::empty({all_rows(slot), slot.in}, kChar, device), ops::empty({all_rows(slot)}, kFloat, device)};
 }
 
 void Int8::quantize_rows(const SlotSpec& slot, const Tensor& rows, int64_t first_row, Tensors& work) const {
   const Tensor source = ops::contiguous(rows);
   const Dtype dtype = kernel_dtype(source.scalar_type());
   const void* data = source.const_data_ptr();
-  auto* codes = static_cast<int8_t*>(work[0].mutable_data_ptr()) + first_row * slot.in;
-  auto* scales = static_cast<float*>(work[1].mutable_data_ptr()) + first_row;
-  parallel_for(source.size(0), grain_of_rows(slot.in),
+  const int64_t first = first_row * row_count(slot);
+  auto* codes = static_cast<int8_t*>(work[0].mutable_data_ptr()) + first * slot.in;
+  auto* scales = static_cast<float*>(work[1].mutable_data_ptr()) + first;
+  parallel_for(source.size(0) * row_count(slot), grain_of_rows(slot.in),
                [&](int64_t begin, int64_t end) { kernels().quantize_rows(data, dtype, begin, end, slot.in, codes, scales); });
 }
 
 Tensors Int8::quantize(const SlotSpec& slot, const Tensor& weight, const Observer*) const {
   Tensors work = begin(slot, weight.device());
-  quantize_rows(slot, ops::reshape(weight, {slot.out, slot.in}), 0, work);
+  quantize_rows(slot, weight, 0, work);
   return work;
 }
 
 Tensor Int8::dequantize(const SlotSpec& slot, const Tensors& tensors, ScalarType dtype, int64_t first_row, int64_t last_row) const {
   const Weight weight = view(slot, tensors);
-  Tensor out = ops::empty({last_row - first_row, slot.in}, dtype);
+  std::vector<int64_t> shape{last_row - first_row, slot.in};
+  if (slot.kind == SlotKind::Experts) shape.insert(shape.begin() + 1, slot.out);
+  Tensor out = ops::empty(shape, dtype);
+  const int64_t first = first_row * row_count(slot), last = last_row * row_count(slot);
   auto* data = static_cast<char*>(out.mutable_data_ptr());
   const int64_t row_bytes = slot.in * (dtype == kFloat ? 4 : 2);
-  parallel_for(last_row - first_row, grain_of_rows(slot.in), [&](int64_t begin, int64_t end) {
-    kernels().dequantize(weight, first_row + begin, first_row + end, kernel_dtype(dtype), data + begin * row_bytes);
+  parallel_for(last - first, grain_of_rows(slot.in), [&](int64_t begin, int64_t end) {
+    kernels().dequantize(weight, first + begin, first + end, kernel_dtype(dtype), data + begin * row_bytes);
   });
   return out;
 }
@@ -179,6 +182,20 @@ Tensors Int8::linear_many(const std::vector<Operand>& weights, const Tensor& x) 
     }
   });
   return outputs;
+}
+
+// A product for each expert, as bitsandbytes has one layer for each: outlier columns are those of the expert's own tokens.
+Tensor Int8::grouped(const SlotSpec& slot, const Tensor& x, const Tensor& offsets, const Tensors& tensors) const {
+  const Tensor y = ops::empty({x.size(0), slot.out}, x.scalar_type());
+  const int64_t* bound = offsets.const_data_ptr<int64_t>();
+  SlotSpec member = slot;
+  member.kind = SlotKind::Linear, member.count = 1;
+  for (int64_t e = 0; e < slot.count; ++e) {
+    if (bound[e] == bound[e + 1]) continue;
+    const Tensors own{ops::rows(tensors[0], e * slot.out, (e + 1) * slot.out), ops::rows(tensors[1], e * slot.out, (e + 1) * slot.out)};
+    ops::copy(ops::rows(y, bound[e], bound[e + 1]), linear(member, ops::rows(x, bound[e], bound[e + 1]), own));
+  }
+  return y;
 }
 
 Tensor Int8::linear(const SlotSpec& slot, const Tensor& x, const Tensors& tensors) const { return linear_many({{&slot, &tensors}}, x)[0]; }

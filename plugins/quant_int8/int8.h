@@ -30,7 +30,7 @@ class Int8 final : public stable::Quantizer {
 
   std::string format() const override { return "int8/1"; }
   stable::QuantizerFacts facts() const override;
-  stable::Support supports(const SlotSpec& slot) const override;
+  stable::Support supports(const SlotSpec&) const override { return {}; }
   std::vector<stable::TensorSpec> resident(const SlotSpec& slot) const override;
 
   Tensors quantize(const SlotSpec& slot, const Tensor& weight, const stable::Observer*) const override;
@@ -42,6 +42,7 @@ class Int8 final : public stable::Quantizer {
   Tensor dequantize(const SlotSpec& slot, const Tensors& tensors, stable::ScalarType dtype, int64_t first_row,
                     int64_t last_row) const override;
   Tensor linear(const SlotSpec& slot, const Tensor& x, const Tensors& tensors) const override;
+  Tensor grouped(const SlotSpec& slot, const Tensor& x, const Tensor& offsets, const Tensors& tensors) const override;
   Tensors linear_many(const std::vector<Operand>& weights, const Tensor& x) const override;
 
   std::optional<Value> recognise(const Value& quantization_config, const stable::TensorSource& file) const override;

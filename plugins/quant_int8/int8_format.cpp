@@ -10,8 +10,9 @@ using namespace stable;
 
 namespace {
 
-// Packed weights have one name in the file; fused or split layouts are not packed by bitsandbytes.
+// Packed weights have one name in the file; experts, fused and split layouts are not packed by bitsandbytes.
 std::string file_name(const SlotSpec& slot, const TensorSource* file) {
+  if (slot.kind == SlotKind::Experts) return "";
   for (const Source& source : slot.sources())
     if (source.pieces.size() == 1 && source.pieces[0].length < 0 && (!file || file->has(source.pieces[0].tensor)))
       return source.pieces[0].tensor;
@@ -89,6 +90,8 @@ Tensors Int8::unpack(const SlotSpec& slot, const TensorSource& file) const {
 
 std::vector<NamedTensor> Int8::pack(const SlotSpec& slot, const Tensors& tensors) const {
   const std::string weight = file_name(slot, nullptr);
+  if (slot.kind == SlotKind::Experts)
+    fail(ErrorCode::Recipe, "'", slot.path, "' holds experts, which bitsandbytes' files have no packed layout for; use format = \"hf\"");
   if (weight.empty()) fail(ErrorCode::Data, "'", slot.path, "' has no file name of its own in this layout, packed weights need one");
   return {{weight, ops::cpu(tensors[0])},
           {beside(weight, "SCB"), ops::cpu(tensors[1])},

@@ -88,6 +88,30 @@ TEST_CASE("products equal the definition: few rows and many, with outliers, with
       }
 }
 
+TEST_CASE("experts are packed one below the other: in panels, back, and multiplied each with its tokens") {
+  const auto q = stable_quantizer("int8", {});
+  SlotSpec slot = slot_of(19, 40, at::kFloat);
+  slot.kind = SlotKind::Experts, slot.count = 4;
+  CHECK(q->supports(slot).yes);
+  const at::Tensor w = at::randn({4, 19, 40});
+  const Tensors whole = q->quantize(slot, w, nullptr);
+  Tensors work = q->begin(slot, at::kCPU);
+  for (int64_t e = 0; e < 4; ++e) q->quantize_rows(slot, w.narrow(0, e, 1), e, work);
+  const Tensors panels = q->finish(slot, work);
+  for (size_t i = 0; i < whole.size(); ++i) CHECK(at::equal(panels[i], whole[i]));
+  const at::Tensor offsets = at::tensor({0, 1, 1, 40, 43}, at::kLong), x = at::randn({43, 40});
+  const at::Tensor y = q->grouped(slot, x, offsets, whole);
+  const int64_t* first = offsets.const_data_ptr<int64_t>();
+  for (int64_t e = 0; e < 4; ++e) {
+    // Each expert is a layer of its own.
+    const Tensors own = q->quantize(slot_of(19, 40, at::kFloat), w[e].contiguous(), nullptr);
+    CHECK(at::equal(q->dequantize(slot, whole, at::kFloat, e, e + 1)[0], q->dequantize(slot_of(19, 40, at::kFloat), own, at::kFloat)));
+    if (first[e] == first[e + 1]) continue;
+    const at::Tensor part = x.narrow(0, first[e], first[e + 1] - first[e]);
+    CHECK(at::equal(y.narrow(0, first[e], part.size(0)), q->linear(slot_of(19, 40, at::kFloat), part, own)));
+  }
+}
+
 TEST_CASE("panels of rows give the same tensors as the whole weight, in what resident promises") {
   const auto q = stable_quantizer("int8", {});
   const SlotSpec slot = slot_of(37, 72, at::kBFloat16);

@@ -27,6 +27,8 @@ Dtype kernel_dtype(ScalarType dtype) {
 
 ScalarType named_dtype(const std::string& name) { return name == "float32" ? kFloat : name == "float16" ? kHalf : kBFloat16; }
 
+// Of experts a row is one of them.
+int64_t row_elements(const SlotSpec& slot) { return slot.kind == SlotKind::Experts ? slot.out * slot.in : slot.in; }
 int64_t blocks_of(const SlotSpec& slot, int64_t block) { return block_count(slot.numel(), block); }
 
 // Work tensors between begin and finish: codes and float absmax, whatever the options.
@@ -58,11 +60,6 @@ QuantizerFacts Quantizer4Bit::facts() const {
           .max_relative_error = codebook_ == Codebook::Nf4 ? 0.15 : 0.25};
 }
 
-Support Quantizer4Bit::supports(const SlotSpec& slot) const {
-  if (slot.kind == SlotKind::Experts || slot.count != 1) return Support::no("expert weights in one tensor are not quantized");
-  return {};
-}
-
 std::vector<TensorSpec> Quantizer4Bit::resident(const SlotSpec& slot) const {
   const int64_t blocks = blocks_of(slot, options_.block_size);
   std::vector<TensorSpec> specs{{"codes", {code_bytes(slot.numel()), 1}, kByte}};
@@ -76,7 +73,9 @@ std::vector<TensorSpec> Quantizer4Bit::resident(const SlotSpec& slot) const {
   return specs;
 }
 
-int64_t Quantizer4Bit::row_granule(const SlotSpec& slot) const { return options_.block_size / std::gcd(slot.in, options_.block_size); }
+int64_t Quantizer4Bit::row_granule(const SlotSpec& slot) const {
+  return options_.block_size / std::gcd(row_elements(slot), options_.block_size);
+}
 
 Tensors Quantizer4Bit::begin(const SlotSpec& slot, Device device) const {
   return {ops::empty({code_bytes(slot.numel()), 1}, kByte, device), ops::empty({blocks_of(slot, options_.block_size)}, kFloat, device)};
@@ -84,7 +83,7 @@ Tensors Quantizer4Bit::begin(const SlotSpec& slot, Device device) const {
 
 void Quantizer4Bit::quantize_rows(const SlotSpec& slot, const Tensor& rows, int64_t first_row, Tensors& work) const {
   const Tensor source = ops::contiguous(rows);
-  const int64_t begin = first_row * slot.in;
+  const int64_t begin = first_row * row_elements(slot);
   uint8_t* codes = work[kCodesTensor].mutable_data_ptr<uint8_t>() + begin / 2;
   float* absmax = work[kAbsmax].mutable_data_ptr<float>() + begin / options_.block_size;
   if (source.is_cuda()) {
@@ -117,7 +116,7 @@ Tensors Quantizer4Bit::finish(const SlotSpec& slot, Tensors work) const {
 
 Tensors Quantizer4Bit::quantize(const SlotSpec& slot, const Tensor& weight, const Observer*) const {
   Tensors work = begin(slot, weight.device());
-  quantize_rows(slot, ops::reshape(weight, {slot.out, slot.in}), 0, work);
+  quantize_rows(slot, weight, 0, work);
   return finish(slot, std::move(work));
 }
 
@@ -129,7 +128,7 @@ Weight Quantizer4Bit::view(const SlotSpec& slot, const Tensors& tensors) const {
            .nested_offset = 0,
            .codebook = codebook_,
            .block = static_cast<int32_t>(options_.block_size),
-           .rows = slot.out,
+           .rows = slot.count * slot.out,
            .cols = slot.in};
   if (options_.double_quant) {
     w.absmax_codes = tensors[kAbsmax].const_data_ptr<uint8_t>();
@@ -148,8 +147,10 @@ ScalarType Quantizer4Bit::compute_dtype(ScalarType x) const {
 Tensor Quantizer4Bit::dequantize(const SlotSpec& slot, const Tensors& tensors, ScalarType dtype, int64_t first_row,
                                  int64_t last_row) const {
   const Weight weight = view(slot, tensors);
-  const Tensor out = ops::empty({last_row - first_row, slot.in}, dtype, tensors[kCodesTensor].device());
-  const int64_t begin = first_row * slot.in;
+  std::vector<int64_t> shape{last_row - first_row, slot.in};
+  if (slot.kind == SlotKind::Experts) shape.insert(shape.begin() + 1, slot.out);
+  const Tensor out = ops::empty(shape, dtype, tensors[kCodesTensor].device());
+  const int64_t begin = first_row * row_elements(slot);
   if (out.is_cuda()) {
     cuda::dequantize(weight, begin, out.numel(), kernel_dtype(dtype), out.mutable_data_ptr(), current_cuda_stream(out.get_device_index()));
     return out;
@@ -207,6 +208,47 @@ Tensors Quantizer4Bit::linear_many(const std::vector<Operand>& weights, const Te
 
 Tensor Quantizer4Bit::linear(const SlotSpec& slot, const Tensor& x, const Tensors& tensors) const {
   return linear_many({Operand{&slot, &tensors}}, x)[0];
+}
+
+// Experts with few tokens are multiplied from their codes, all in one loop over rows; the others from their dense weight, one after another.
+Tensor Quantizer4Bit::grouped(const SlotSpec& slot, const Tensor& x, const Tensor& offsets, const Tensors& tensors) const {
+  if (x.is_cuda()) return Quantizer::grouped(slot, x, offsets, tensors);
+  const ScalarType given = x.scalar_type(), dtype = compute_dtype(given);
+  const Tensor flat = ops::contiguous(ops::to(x, dtype));
+  const Tensor y = ops::empty({x.size(0), slot.out}, dtype);
+  const int64_t* bound = offsets.const_data_ptr<int64_t>();
+  const int64_t element = static_cast<int64_t>(y.element_size());
+  const Weight weight = view(slot, tensors);
+  const Kernels& k = kernels();
+  struct Share {
+    int64_t expert, tokens;
+    Tensor packed;
+    char* y;  // where the weight's row 0 would be: rows are counted over all experts
+  };
+  std::vector<Share> shares;
+  for (int64_t e = 0; e < slot.count; ++e) {
+    const int64_t tokens = bound[e + 1] - bound[e];
+    if (tokens == 0) continue;
+    const Tensor part = ops::narrow(flat, 0, bound[e], tokens);
+    if (tokens > kFusedRows) {
+      const Tensor dense = ops::reshape(dequantize(slot, tensors, dtype, e, e + 1), {slot.out, slot.in});
+      ops::copy(ops::narrow(y, 0, bound[e], tokens), ops::linear(part, dense));
+      continue;
+    }
+    const Tensor packed = ops::empty({static_cast<int64_t>(k.activation_bytes(weight, kernel_dtype(dtype), tokens))}, kByte);
+    k.pack_activation(weight, part.const_data_ptr(), kernel_dtype(dtype), tokens, slot.in, packed.mutable_data_ptr());
+    shares.push_back({e, tokens, packed, static_cast<char*>(y.mutable_data_ptr()) + (bound[e] - e) * slot.out * element});
+  }
+  parallel_for(static_cast<int64_t>(shares.size()) * slot.out, kMultiplyGrain, [&](int64_t from, int64_t to) {
+    for (int64_t i = from / std::max<int64_t>(1, slot.out); i < static_cast<int64_t>(shares.size()); ++i) {
+      const Share& share = shares[static_cast<size_t>(i)];
+      const int64_t first = std::max(from - i * slot.out, int64_t{0}), last = std::min(to - i * slot.out, slot.out);
+      if (first >= last) break;
+      k.multiply(weight, share.packed.const_data_ptr(), kernel_dtype(dtype), share.tokens, share.expert * slot.out + first,
+                 share.expert * slot.out + last, share.y, kernel_dtype(dtype), slot.out);
+    }
+  });
+  return ops::to(y, given);
 }
 
 // In compute_dtype where that is another than dy's; the dense weight in panels of rows, as the host's default has it.

@@ -28,7 +28,7 @@ class Quantizer4Bit : public Quantizer {
 
   std::string format() const override { return codebook_ == Codebook::Nf4 ? "nf4/1" : "fp4/1"; }
   QuantizerFacts facts() const override;
-  Support supports(const SlotSpec& slot) const override;
+  Support supports(const SlotSpec&) const override { return {}; }
   std::vector<TensorSpec> resident(const SlotSpec& slot) const override;
 
   Tensors quantize(const SlotSpec& slot, const Tensor& weight, const Observer*) const override;
@@ -39,6 +39,7 @@ class Quantizer4Bit : public Quantizer {
 
   Tensor dequantize(const SlotSpec& slot, const Tensors& tensors, ScalarType dtype, int64_t first_row, int64_t last_row) const override;
   Tensor linear(const SlotSpec& slot, const Tensor& x, const Tensors& tensors) const override;
+  Tensor grouped(const SlotSpec& slot, const Tensor& x, const Tensor& offsets, const Tensors& tensors) const override;
   Tensors linear_many(const std::vector<Operand>& weights, const Tensor& x) const override;
   Tensor grad_input(const SlotSpec& slot, const Tensor& dy, const Tensors& tensors) const override;
   Tensor rows(const SlotSpec& slot, const Tensor& ids, const Tensors& tensors, ScalarType dtype) const override;

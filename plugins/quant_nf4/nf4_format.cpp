@@ -15,8 +15,9 @@ ScalarType storage_dtype(const std::string& name) {
   return name == "uint8" ? kByte : name == "float32" ? kFloat : name == "float16" ? kHalf : kBFloat16;
 }
 
-// Packed weights have one name in the file; fused or split layouts are not packed by bitsandbytes.
+// Packed weights have one name in the file; experts, fused and split layouts are not packed by bitsandbytes.
 std::string file_name(const SlotSpec& slot, const TensorSource* file) {
+  if (slot.kind == SlotKind::Experts) return "";
   for (const Source& source : slot.sources())
     if (source.pieces.size() == 1 && source.pieces[0].length < 0 && (!file || file->has(source.pieces[0].tensor)))
       return source.pieces[0].tensor;
@@ -136,6 +137,8 @@ Tensors Quantizer4Bit::unpack(const SlotSpec& slot, const TensorSource& file) co
 
 std::vector<NamedTensor> Quantizer4Bit::pack(const SlotSpec& slot, const Tensors& tensors) const {
   const std::string weight = file_name(slot, nullptr);
+  if (slot.kind == SlotKind::Experts)
+    fail(ErrorCode::Recipe, "'", slot.path, "' holds experts, which bitsandbytes' files have no packed layout for; use format = \"hf\"");
   if (weight.empty()) fail(ErrorCode::Data, "'", slot.path, "' has no file name of its own in this layout, packed weights need one");
   Value state = Value::table();
   state.set("quant_type", type_name());

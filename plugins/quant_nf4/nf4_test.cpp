@@ -42,6 +42,40 @@ double relative(const at::Tensor& a, const at::Tensor& b) { return (a - b).abs()
 
 }  // namespace
 
+TEST_CASE("experts are packed one below the other: in panels, back, and multiplied each with its tokens") {
+  for (const bool nested : {false, true})
+    for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
+      const auto q = stable_quantizer("nf4", Value::Table{{"block_size", 32}, {"double_quant", nested}});
+      SlotSpec slot = slot_of(19, 40, dtype);  // an expert ends inside a block
+      slot.kind = SlotKind::Experts, slot.count = 5;
+      CHECK(q->supports(slot).yes);
+      const at::Tensor w = at::randn({5, 19, 40}).to(dtype);
+      const Tensors whole = q->quantize(slot, w, nullptr);
+      const at::Tensor dense = q->dequantize(slot, whole, dtype, 0, 5);
+      REQUIRE((dense.sizes().vec() == std::vector<int64_t>{5, 19, 40}));
+      CHECK(at::equal(q->dequantize(slot, whole, dtype, 2, 4), dense.narrow(0, 2, 2)));
+      // As one matrix of all rows.
+      CHECK(at::equal(stable_quantizer("nf4", Value::Table{{"block_size", 32}, {"double_quant", nested}})
+                          ->quantize(slot_of(95, 40, dtype), w.view({95, 40}), nullptr)[0],
+                      whole[0]));
+      Tensors work = q->begin(slot, at::kCPU);
+      const int64_t step = q->row_granule(slot);
+      for (int64_t e = 0; e < 5; e += step) q->quantize_rows(slot, w.narrow(0, e, std::min<int64_t>(step, 5 - e)), e, work);
+      const Tensors panels = q->finish(slot, work);
+      for (size_t i = 0; i < whole.size(); ++i) CHECK(at::equal(panels[i], whole[i]));
+      // One token, none, more than are multiplied from codes, a few.
+      const at::Tensor offsets = at::tensor({0, 1, 1, 60, 63, 70}, at::kLong), x = at::randn({70, 40}).to(dtype);
+      const at::Tensor y = q->grouped(slot, x, offsets, whole);
+      const int64_t* first = offsets.const_data_ptr<int64_t>();
+      for (int64_t e = 0; e < 5; ++e) {
+        if (first[e] == first[e + 1]) continue;
+        const at::Tensor expected = at::linear(x.narrow(0, first[e], first[e + 1] - first[e]).to(at::kFloat), dense[e].to(at::kFloat));
+        // bfloat16: one rounding of inputs to products and one of the result.
+        CHECK(relative(y.narrow(0, first[e], first[e + 1] - first[e]).to(at::kFloat), expected) < (dtype == at::kFloat ? 1e-5 : 0.02));
+      }
+    }
+}
+
 TEST_CASE("panels of rows give the same tensors as the whole weight") {
   for (bool nested : {false, true})
     for (auto [out, in] : {std::pair{96, 128}, std::pair{37, 72}, std::pair{8, 344}, std::pair{5, 50}}) {

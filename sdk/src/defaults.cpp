@@ -13,6 +13,7 @@ namespace tenon {
 Quantizer::~Quantizer() = default;
 Filler::~Filler() = default;
 Model::~Model() = default;
+at::Tensor Model::auxiliary_loss(const State&) { return {}; }
 Cache::~Cache() = default;
 Parts::~Parts() = default;
 Architecture::~Architecture() = default;

@@ -64,6 +64,10 @@ def torch_losses(model, rows, options, autocast=False):
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
                 logits = model(ids, attention_mask=mask, use_cache=False).logits.float()
             loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100, reduction="sum") / trained
+            if getattr(model.config, "output_router_logits", False):
+                # What the model adds to the mean loss of a batch, which counts by its trained tokens.
+                balance = model(ids, attention_mask=mask, use_cache=False).aux_loss * model.config.router_aux_loss_coef
+                loss = loss + balance * int((labels[:, 1:] != -100).sum()) / trained
             loss.backward()
             total += loss.item()
         norms.append(torch.nn.utils.clip_grad_norm_([p for _, p in named], options["max_grad_norm"]).item())
@@ -169,6 +173,25 @@ def test_full_training_steps(model_type, seed, tmp_path):
     # The saved folder is a model for transformers, with the trained weights.
     saved, start = (transformers.AutoModelForCausalLM.from_pretrained(tmp_path / name, dtype=torch.float32) for name in ("out", "model"))
     compare_changes(dict(saved.named_parameters()), dict(model.named_parameters()), dict(start.named_parameters()))
+
+
+@pytest.mark.parametrize("adapter", [False, True])
+@pytest.mark.parametrize("model_type,seed", [("mixtral", 43), ("qwen3_moe", 44)])
+def test_expert_steps(model_type, seed, adapter, tmp_path):
+    """With the load balance loss, whose gradients reach back through every router; experts are trained, or frozen below adapters."""
+    extra = {"output_router_logits": True, "router_aux_loss_coef": 0.5, "num_local_experts" if model_type == "mixtral" else "num_experts": 5, "num_experts_per_tok": 2}
+    config = {**tiny.random_config(model_type, seed), "num_hidden_layers": 3, "tie_word_embeddings": False, **extra}
+    tiny.save_checkpoint(tmp_path / "model", tiny.make_model(model_type, config, seed))
+    model = tiny.load_reference(tmp_path / "model")
+    rows = write_data(tmp_path / "data.jsonl", config["vocab_size"], seed, equal_lengths=False)
+    options = {**OPTIONS, "learning_rate": 0.03 if adapter else 2e-3}
+    if adapter:
+        targets = ["q_proj", "k_proj", "v_proj", "o_proj"]
+        model = peft.get_peft_model(model, peft.LoraConfig(task_type="CAUSAL_LM", r=4, lora_alpha=8, target_modules=targets))
+        model.save_pretrained(tmp_path / "adapter")
+    reference = torch_losses(model.train(), rows, options)
+    tiny.run_host("run", recipe(tmp_path, {**options, "gradient_checkpointing": seed == 44}, {"path": tmp_path / "adapter"} if adapter else None))
+    compare(host_lines(tmp_path / "out"), reference)
 
 
 def test_training_from_random_weights_learns(tmp_path):

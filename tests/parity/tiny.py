@@ -17,6 +17,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 SHARED = pathlib.Path(os.environ.get("TENON_SHARED_DIR", ROOT.parent / "shared"))
 HOST = pathlib.Path(os.environ.get("TENON_HOST", ROOT / "build" / "bin" / "host"))
 MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "phi3", "smollm3")
+EXPERT_TYPES = ("mixtral", "qwen3_moe")
 LLAMA3_ROPE = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 32}
 
 
@@ -87,6 +88,19 @@ def random_config(model_type: str, seed: int) -> dict:
         if draw.random() < 0.4:
             config |= {"use_sliding_window": True, "sliding_window": draw.choice([2, 5])}
         config["mlp_bias"], config["attention_bias"] = draw.random() < 0.3, draw.random() < 0.3
+    if model_type == "mixtral":
+        config["num_local_experts"] = draw.randint(1, 7)
+        config["sliding_window"] = draw.choice([None, 3, 9])
+    if model_type == "qwen3_moe":
+        config["num_experts"] = draw.randint(1, 9)
+        config |= {"moe_intermediate_size": draw.randrange(9, 70), "norm_topk_prob": draw.random() < 0.5, "decoder_sparse_step": draw.choice([1, 1, 2])}
+        if draw.random() < 0.4:
+            config["mlp_only_layers"] = [draw.randrange(layers)]
+        if draw.random() < 0.4:
+            config |= {"use_sliding_window": True, "sliding_window": draw.choice([2, 5])}
+        config["attention_bias"] = draw.random() < 0.3
+    if model_type in EXPERT_TYPES:
+        config["num_experts_per_tok"] = draw.randint(1, config.get("num_local_experts") or config["num_experts"])
     return config
 
 
@@ -101,7 +115,7 @@ def make_model(model_type: str, config: dict, seed: int) -> torch.nn.Module:
             elif name.endswith("bias"):
                 parameter.normal_(0.0, 0.2)
             else:
-                parameter.normal_(0.0, 1.0 if "embed" in name else 1.2 * parameter.shape[1] ** -0.5)
+                parameter.normal_(0.0, 1.0 if "embed" in name else 1.2 * parameter.shape[-1] ** -0.5)
     return model
 
 
@@ -120,16 +134,22 @@ def old_spelling(config: dict) -> dict:
     return config
 
 
-def save_checkpoint(folder: pathlib.Path, model: torch.nn.Module, dtype: torch.dtype = torch.float32, old: bool = False, shard_size: str = "5GB") -> None:
-    model.to(dtype).save_pretrained(folder, max_shard_size=shard_size)
+def save_checkpoint(folder: pathlib.Path, model: torch.nn.Module, dtype: torch.dtype = torch.float32, old: bool = False, shard_size: str = "5GB", **options) -> None:
+    model.to(dtype).save_pretrained(folder, max_shard_size=shard_size, **options)
     if old:
         file = folder / "config.json"
         file.write_text(json.dumps(old_spelling(json.loads(file.read_text())), indent=2))
 
 
+def load_reference(folder: pathlib.Path) -> torch.nn.Module:
+    """transformers' float32 model. Experts one by one: its grouped products want widths that are multiples of 16 bytes."""
+    experts = {"experts_implementation": "eager"} if json.loads((folder / "config.json").read_text())["model_type"] in EXPERT_TYPES else {}
+    return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **experts)
+
+
 def reference_logits(folder: pathlib.Path, ids: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
     """Float32 logits of transformers on the saved files."""
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    model = load_reference(folder).eval()
     with torch.no_grad():
         return model(ids, attention_mask=mask, use_cache=False).logits
 

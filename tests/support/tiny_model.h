@@ -15,6 +15,7 @@
 
 #include "tenon/architecture.h"
 #include "tenon/filler.h"
+#include "tenon/nn/experts.h"
 
 namespace tenon::testing {
 
@@ -26,6 +27,9 @@ class PlainFiller final : public Filler {
   at::Tensor linear(const at::Tensor& x) override {
     const at::Tensor weight = weight_.to(x.scalar_type());
     return bias_.defined() ? at::linear(x, weight, bias_.to(x.scalar_type())) : at::linear(x, weight);
+  }
+  at::Tensor grouped(const at::Tensor& x, const at::Tensor& offsets) override {
+    return nn::grouped_linear(x, offsets, weight_.to(x.scalar_type()));
   }
   at::Tensor rows(const at::Tensor& ids, at::ScalarType dtype) override { return at::embedding(weight_, ids).to(dtype); }
   at::Tensor dense_rows(at::ScalarType dtype, int64_t first, int64_t last) const override {
@@ -49,8 +53,9 @@ class TinyParts final : public Parts {
       if (spec.tied_to.empty()) {
         at::Tensor bias;
         if (spec.bias) bias = leaf(spec.path + ".bias", at::randn({spec.out}).mul_(0.1), trainable);
-        fillers[spec.path] =
-            std::make_shared<PlainFiller>(leaf(spec.path + ".weight", at::randn({spec.out, spec.in}).mul_(kStd), trainable), bias);
+        std::vector<int64_t> shape{spec.out, spec.in};
+        if (spec.kind == SlotKind::Experts) shape.insert(shape.begin(), spec.count);
+        fillers[spec.path] = std::make_shared<PlainFiller>(leaf(spec.path + ".weight", at::randn(shape).mul_(kStd), trainable), bias);
       }
       slot->fill(fillers.at(spec.tied_to.empty() ? spec.path : spec.tied_to));
       slots_[spec.path] = std::move(slot);

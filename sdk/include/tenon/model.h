@@ -62,6 +62,9 @@ class TENON_API Model {
   // After the last block: the final norm -> [B, T, hidden], in the compute dtype; with a cache, commits the T new tokens.
   virtual at::Tensor finish(State& state) = 0;
 
+  // After finish: a scalar that training adds to the mean loss of the batch, such as the load balance of experts. Default: undefined, none.
+  virtual at::Tensor auxiliary_loss(const State& state);
+
   // hidden: [..., hidden] as finish gives it -> [..., vocab] float32.
   virtual at::Tensor logits(const at::Tensor& hidden) = 0;
   // hidden: [N, hidden], targets: [N] -> log-probabilities [N] float32, through the loss seam.

@@ -58,6 +58,7 @@ struct ActivationArgs {
 struct MlpArgs {
   at::Tensor x;  // [B, T, hidden]
   int64_t layer = 0;
+  State* state = nullptr;  // of the pass, where experts count their tokens
 };
 
 struct BlockArgs {
@@ -75,10 +76,11 @@ struct EmbeddingArgs {
 struct RouterArgs {
   at::Tensor logits;  // [tokens, experts]
   int64_t top_k = 0;
+  bool normalize = false;  // weights of a token add up to 1
   int64_t layer = 0;
 };
 struct Routing {
-  at::Tensor weights, experts;  // [tokens, top_k]
+  at::Tensor weights, experts;  // [tokens, top_k], float32 and int64
 };
 
 struct ProjectorArgs {

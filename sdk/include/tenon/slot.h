@@ -29,7 +29,8 @@ struct NamedTensor {
 
 // How one tensor of the model is made of tensors of a checkpoint file, for one layout of that file. Pieces are rows of file
 // tensors: one whole piece is a rename, several are concatenated along dimension 0 (a fused projection split, or split ones
-// fused), or stacked into a new leading dimension. Export runs it backwards.
+// fused), or stacked into a new leading dimension: as many consecutive pieces to each member (an expert's gate and up
+// projections). Export runs it backwards.
 struct Source {
   struct Piece {
     std::string tensor;

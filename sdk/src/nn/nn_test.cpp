@@ -30,6 +30,7 @@
 #include "tenon/nn/activation.h"
 #include "tenon/nn/attention.h"
 #include "tenon/nn/embedding.h"
+#include "tenon/nn/experts.h"
 #include "tenon/nn/kv_cache.h"
 #include "tenon/nn/linear.h"
 #include "tenon/nn/loss.h"
@@ -328,6 +329,45 @@ TEST_CASE("a few bfloat16 rows times a weight: every row by itself, rounded once
   at::GradMode::set_enabled(true);
   const at::Tensor x = at::randn({2, 64}, bfloat16).requires_grad_(true), weight = at::randn({8, 64}, bfloat16);
   CHECK(nn::linear(x, weight).requires_grad());
+}
+
+TEST_CASE("a mixture of experts equals each token through each of its experts, forward and back") {
+  const int64_t tokens = 23, count = 5, width = 6, out = 4, top_k = 3;
+  for (const bool normalize : {false, true}) {
+    auto ours = [&](const std::vector<at::Tensor>& in) {
+      return mix_experts(in[1], route({.logits = in[0], .top_k = top_k, .normalize = normalize}), count,
+                         [&](const at::Tensor& sorted, const at::Tensor& first) { return grouped_linear(sorted, first, in[2]); });
+    };
+    // Every expert for every token, those not chosen with weight zero.
+    auto reference = [&](const std::vector<at::Tensor>& in) {
+      const at::Tensor all = at::softmax(in[0], -1);
+      at::Tensor chosen = all * at::zeros({tokens, count}).scatter(1, std::get<1>(all.topk(top_k)), 1);
+      if (normalize) chosen = chosen / chosen.sum(-1, true);
+      return (at::matmul(in[2].unsqueeze(0), in[1].view({tokens, 1, width, 1})).squeeze(-1) * chosen.unsqueeze(-1)).sum(1);
+    };
+    check_same(ours, reference, {at::randn({tokens, count}), at::randn({tokens, width}), at::randn({count, out, width})}, 1e-5);
+  }
+}
+
+TEST_CASE("the load balance of experts leaves padding out and adds up over layers") {
+  const at::Tensor logits = at::randn({2, 6, 4});
+  const at::Tensor segments = at::tensor({1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0}, at::kLong).view({2, 6});
+  State state;
+  state.segments = segments;
+  for (int layer = 0; layer < 2; ++layer) {
+    const at::Tensor of_layer = (logits * (layer + 1)).view({12, 4});
+    count_routed(state, of_layer, route({.logits = of_layer, .top_k = 2}));
+  }
+  // Twice the nine tokens, by hand.
+  at::Tensor tokens = at::zeros({4}), probability = at::zeros({4});
+  for (int layer = 0; layer < 2; ++layer)
+    for (int64_t i = 0; i < 9; ++i) {
+      const at::Tensor p = at::softmax((logits * (layer + 1)).view({12, 4})[i], 0);
+      probability = probability + p;
+      tokens.scatter_add_(0, std::get<1>(p.topk(2)), at::ones({2}));
+    }
+  CHECK(error(balance_loss(state), (tokens / 18 * (probability / 18)).sum() * 4) < 1e-5);
+  CHECK(!balance_loss(State{}).defined());
 }
 
 TEST_CASE("log-probabilities equal log_softmax, forward and back, with caps and scales, over several panels") {
