@@ -19,8 +19,13 @@ struct Crumb {
   const Crumb* outer;
 };
 
-// A plain pointer in static storage of the thread, so that the signal handler may read it.
+// A plain pointer in static storage of the thread, so that the signal handler may read it. Linked-in plugins bring thread-local pages (CUDA's runtime has
+// 4 KiB) for which a library that is opened late finds no static room; then a thread has it from its first call into a plugin on.
+#ifdef TENON_LINKED_PLUGINS
+thread_local const Crumb* current = nullptr;
+#else
 __attribute__((tls_model("initial-exec"))) thread_local const Crumb* current = nullptr;
+#endif
 
 // Who stands behind a provider's name. A list that only grows, so that the signal handler may walk it.
 struct Known {

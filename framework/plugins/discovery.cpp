@@ -55,7 +55,11 @@ class Search {
     std::error_code error;
     if (!fs::exists(library, error)) return;
     const MappedFile file(library);
-    for (auto& reading : read_builtin_manifests(file.bytes())) {
+    std::vector<ManifestReading> readings = read_builtin_manifests(file.bytes());
+    // The linker's order is nobody's; this is that of their files where they are files.
+    auto id = [](const ManifestReading& r) { return r.manifest ? std::string_view(r.manifest->id) : std::string_view(); };
+    std::stable_sort(readings.begin(), readings.end(), [&](const auto& a, const auto& b) { return id(a) < id(b); });
+    for (auto& reading : readings) {
       PluginFile plugin;
       plugin.path = library;
       plugin.origin = "built-in";

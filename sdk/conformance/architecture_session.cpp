@@ -60,7 +60,8 @@ void check_files(Context& c) {
   folder.write("model/config.json", to_json(config));
   folder.write("random.toml", "[model]\npath = \"model\"\ninit = \"random\"\ndtype = \"float32\"\ndevice_map = \"cpu\"\n");
   folder.write("read.toml", "[model]\npath = \"written\"\ndtype = \"float32\"\ndevice_map = \"cpu\"\n");
-  const SessionOptions options{.plugin_files = {c.subject().file}, .on_log = [](int, std::string_view) {}};
+  SessionOptions options{.on_log = [](int, std::string_view) {}};
+  if (c.subject().file.is_absolute()) options.plugin_files = {c.subject().file};  // else it is linked in
 
   Session random(folder.path() / "random.toml", options);
   const int64_t planned = random.plan().at("totals").at("weights").as_int();

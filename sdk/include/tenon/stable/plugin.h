@@ -59,7 +59,9 @@ class Registrar {
 };
 
 namespace detail {
-inline const tenon_plugin_v1* enter(const tenon_services_v1* given, tenon_call* call, void (*body)(Registrar&)) {
+// `Body` is a type of each plugin's own, and so are the variables: several plugins may be linked into one library.
+template <class Body>
+const tenon_plugin_v1* enter(const tenon_services_v1* given, tenon_call* call, const Body& body) {
   std::memcpy(static_cast<void*>(&services), given, std::min<size_t>(given->size, sizeof services));
   // Of the library, for the life of the process.
   static auto* const registrar = new Registrar;
