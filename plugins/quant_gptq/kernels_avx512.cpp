@@ -1,0 +1,8 @@
+#include "kernels_impl.h"
+
+namespace tenon::gptq::detail {
+const Kernels& avx512_kernels() {
+  static constexpr Kernels table{"avx512", dequantize, multiply, range, quantize_tile};
+  return table;
+}
+}  // namespace tenon::gptq::detail
