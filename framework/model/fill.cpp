@@ -71,11 +71,11 @@ class Filling {
     make_jobs();
     int64_t total = 0;
     for (const auto& job : jobs_) total += bytes_of(*job);
-    Progress progress(request_.random ? "initialising" : "loading", total, true);
-    progress_ = &progress;
+    std::optional<Progress> progress;
+    if (!request_.only_dense) progress_ = &progress.emplace(request_.random ? "initialising" : "loading", total, true);
     run_tasks(tasks_.size(), [this](size_t i) { run_task(tasks_[i]); });
-    progress.finish();
-    tie();
+    if (progress) progress->finish();
+    fill_tied(request_.parts);
     for (const auto& job : jobs_) report_.bytes_resident += job->module->bytes;
     report_.bytes_read = request_.random ? 0 : total;
     report_.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
@@ -95,11 +95,17 @@ class Filling {
     if (!request_.random) {
       const Blueprint& blueprint = request_.parts.blueprint();
       weights = account(blueprint, *request_.checkpoint, [&](const SlotSpec& slot) { return packed_names(slot); });
-      report_.notes = differing_tied_weights(blueprint, *request_.checkpoint, *weights);
+      if (!request_.only_dense) report_.notes = differing_tied_weights(blueprint, *request_.checkpoint, *weights);
     }
     for (const auto& slot : request_.parts.slots())
-      if (slot->spec().tied_to.empty()) add_slot(*slot, weights ? &weights->slots.at(slot->spec().path) : nullptr);
+      if (slot->spec().tied_to.empty() && is_wanted(slot->spec().path))
+        add_slot(*slot, weights ? &weights->slots.at(slot->spec().path) : nullptr);
+    if (request_.only_dense) return;
     for (const auto& dense : request_.parts.denses()) add_dense(*dense, weights ? &weights->tensors.at(dense->spec.path) : nullptr);
+  }
+
+  bool is_wanted(const std::string& path) const {
+    return request_.only_dense ? request_.only_dense->count(path) > 0 : !request_.deferred || request_.deferred->count(path) == 0;
   }
 
   std::vector<std::string> packed_names(const SlotSpec& slot) const {
@@ -121,7 +127,7 @@ class Filling {
     if (!job->module) fail(ErrorCode::Internal, "the plan has no slot '", spec.path, "'");
     job->device = at::Device(job->module->device);
     job->dtype = job->module->dense_dtype;
-    job->quantizer = active(job->module->quantizer);
+    if (!request_.only_dense) job->quantizer = active(job->module->quantizer);
     // Rows of dimension 0, as files and quantizers count them: of experts, the members.
     const bool members = spec.kind == SlotKind::Experts;
     job->rows = members ? spec.count : spec.out;
@@ -185,7 +191,7 @@ class Filling {
       else
         copy_or_quantize_rows(job, task.first, task.last);
     });
-    progress_->add((task.last - task.first) * job.row_elements * static_cast<int64_t>(c10::elementSize(job.dtype)));
+    if (progress_) progress_->add((task.last - task.first) * job.row_elements * static_cast<int64_t>(c10::elementSize(job.dtype)));
     if (--job.panels_left == 0) with_context(job.path(), [&] { complete(job); });
   }
 
@@ -268,24 +274,7 @@ class Filling {
     }
     const Quantizer& quantizer = *job.quantizer->quantizer;
     if (job.by_rows) call(job, "finish", [&] { job.work = quantizer.finish(spec, std::move(job.work)); });
-    check_resident(quantizer, spec, job.work);
-    job.slot->fill(
-        std::make_shared<QuantizedFiller>(spec, job.quantizer->section.type, job.quantizer->quantizer, std::move(job.work), bias));
-  }
-
-  // The plan promised these bytes; a quantizer that keeps others is told so here, not by a wrong ledger.
-  static void check_resident(const Quantizer& quantizer, const SlotSpec& spec, const Tensors& tensors) {
-    const auto promised = quantizer.resident(spec);
-    bool same = promised.size() == tensors.size();
-    for (size_t i = 0; same && i < promised.size(); ++i)
-      same =
-          tensors[i].defined() && tensors[i].sizes() == at::IntArrayRef(promised[i].shape) && tensors[i].scalar_type() == promised[i].dtype;
-    if (!same) fail(ErrorCode::Plugin, "quantizer format ", quantizer.format(), " returned other tensors than resident() declares");
-  }
-
-  void tie() {
-    for (const auto& slot : request_.parts.slots())
-      if (const auto& owner = slot->spec().tied_to; !owner.empty()) slot->fill(request_.parts.slot(owner).filler_ptr());
+    job.slot->fill(quantized_filler(spec, *job.quantizer, std::move(job.work), bias));
   }
 
   template <class Body>
@@ -303,6 +292,23 @@ class Filling {
 }  // namespace
 
 FillReport fill_model(const FillRequest& request) { return Filling(request).run(); }
+
+std::shared_ptr<Filler> quantized_filler(const SlotSpec& spec, const ActiveQuantizer& quantizer, Tensors tensors, at::Tensor bias) {
+  // The plan promised these bytes; a quantizer that keeps others is told so here, not by a wrong ledger.
+  const auto promised = quantizer.quantizer->resident(spec);
+  bool same = promised.size() == tensors.size();
+  for (size_t i = 0; same && i < promised.size(); ++i)
+    same =
+        tensors[i].defined() && tensors[i].sizes() == at::IntArrayRef(promised[i].shape) && tensors[i].scalar_type() == promised[i].dtype;
+  if (!same)
+    fail(ErrorCode::Plugin, "quantizer format ", quantizer.quantizer->format(), " returned other tensors than resident() declares");
+  return std::make_shared<QuantizedFiller>(spec, quantizer.section.type, quantizer.quantizer, std::move(tensors), std::move(bias));
+}
+
+void fill_tied(ModelParts& parts) {
+  for (const auto& slot : parts.slots())
+    if (const auto& owner = slot->spec().tied_to; !owner.empty()) slot->fill(parts.slot(owner).filler_ptr());
+}
 
 int64_t fill_scratch_bytes(const Blueprint& blueprint, const Plan& plan) {
   int64_t whole = 0, by_rows = 0;

@@ -6,6 +6,7 @@
 #include <thread>
 
 #include "base/text.h"
+#include "model/calibrate.h"
 #include "model/fill.h"
 #include "model/placement.h"
 
@@ -222,7 +223,7 @@ class Builder {
     }
     plan_.fits = placement.fits, plan_.advice = placement.advice;
     plan_.totals.host_peak = in_.process_bytes + (in_.for_training ? kTrainingRuntime : kInferenceRuntime) +
-                             fill_scratch_bytes(in_.blueprint, plan_) + devices["cpu"].total();
+                             std::max(fill_scratch_bytes(in_.blueprint, plan_), calibration()) + devices["cpu"].total();
     if (in_.recipe.model.max_host_memory && plan_.totals.host_peak > *in_.recipe.model.max_host_memory) {
       plan_.fits = false;
       plan_.advice = concat("the host needs ", human_bytes(plan_.totals.host_peak), " at its peak, model.max_host_memory allows ",
@@ -235,6 +236,12 @@ class Builder {
       for (int64_t i = 0; i < in_.blueprint.stacks[s].count; ++i)
         ledger_.devices.blocks.back().emplace_back(placement.device[static_cast<size_t>(first_unit_[s] + i)]);
     }
+  }
+
+  int64_t calibration() const {
+    if (!in_.recipe.calibration) return 0;
+    const auto slots = calibrated_slots(in_.blueprint, plan_, in_.quantizers);
+    return slots.empty() ? 0 : calibration_bytes(in_.blueprint, slots, *in_.recipe.calibration, in_.dtypes.precision);
   }
 
   // auto: a block keeps its activations while there is room on its device; those nearest to the loss first, they are needed first.

@@ -15,6 +15,7 @@
 #include "base/options.h"
 #include "base/text.h"
 #include "checkpoint/safetensors.h"
+#include "model/calibrate.h"
 #include "model/choose.h"
 #include "model/devices.h"
 #include "model/fill.h"
@@ -39,6 +40,7 @@ struct Loading {
   std::set<std::string> active_patches;  // that changed something
   Purpose purpose = Purpose::Inference;
   DtypePolicy dtypes;
+  std::set<std::string> calibrated;  // slots that calibrate.h fills
 
   explicit Loading(const LoadRequest& r) : request(r), recipe(*r.recipe), registry(*r.registry) {}
 
@@ -111,12 +113,30 @@ void read_config(Loading& l) {
   l.patch("on_config", [&](Patch& patch) { return patch.on_config(m.config); });
 }
 
+// config.json's quantization_config, or one of the files in which it stood before.
+std::optional<Value> stored_quantization(const Loading& l) {
+  if (const Value* stored = l.model->config.find_set("quantization_config")) return *stored;
+  for (const char* name : {"quantize_config.json", "quant_config.json"})
+    if (const auto file = l.model->checkpoint->folder() / name; std::filesystem::exists(file)) return read_json_file(file);
+  return std::nullopt;
+}
+
+// An option that a recipe repeats must be the checkpoint's own.
+void refuse_contradiction(const Loading& l, const QuantizerSection& section, const Value& stored) {
+  for (const auto& [key, value] : section.options.as_table())
+    if (const Value* own = stored.find_set(key); own && !(*own == value))
+      fail(ErrorCode::Recipe, locate(l.recipe, value.place), ": quantizer ", section.type, ": the recipe says ", key, " = ", to_json(value),
+           ", the checkpoint is stored with ", key, " = ", to_json(*own), ": remove the option, or start from the unquantized checkpoint");
+}
+
 // A checkpoint that is stored quantized says so itself; a recipe may repeat it, not contradict it.
 void recognise_quantized(Loading& l) {
-  const Value* stored = l.model->config.find_set("quantization_config");
+  const std::optional<Value> stored = stored_quantization(l);
   if (!stored) return;
   const std::string method = stored->string_or("quant_method", "");
-  std::vector<std::string> names = l.registry.names_with("quantizer", "method", method);
+  // Older files do not say the method: every quantizer is asked.
+  const std::vector<std::string> names =
+      method.empty() ? l.registry.names("quantizer") : l.registry.names_with("quantizer", "method", method);
   for (const std::string& name : names) {
     const auto& provider = l.registry.quantizer(name);
     std::optional<Value> options = provider.make(Value::table())->recognise(*stored, *l.model->checkpoint);
@@ -125,6 +145,7 @@ void recognise_quantized(Loading& l) {
       if (active.section.type != name)
         fail(ErrorCode::Recipe, "the checkpoint is stored as ", name, " (quant_method ", method, "), the recipe asks for quantizer ",
              active.section.type, ": remove [quantizer], or start from the unquantized checkpoint");
+    for (const auto& given : l.quantizers) refuse_contradiction(l, given.section, *options);
     ActiveQuantizer active;
     active.section.type = name;
     active.section.options = *options;
@@ -194,6 +215,52 @@ void note_unused_patches(Loading& l) {
     if (!l.active_patches.count(name)) log_warn("patch '" + name + "' changes nothing in this model");
 }
 
+// Which slots need texts to be quantized, and that the recipe names some.
+void check_calibration(Loading& l, const Blueprint& blueprint) {
+  l.calibrated = calibrated_slots(blueprint, l.model->plan, l.quantizers);
+  if (l.calibrated.empty()) {
+    if (l.recipe.calibration) l.model->plan.notes.push_back("[calibration] is not needed: no weight of this model is quantized with texts");
+    return;
+  }
+  if (!l.recipe.calibration) {
+    const PlannedModule* module = l.model->plan.find(*l.calibrated.begin());
+    fail(ErrorCode::Recipe, "quantizer ", module->filler, " looks at texts while it quantizes: add [calibration] with files = [\"texts.jsonl\"]",
+         " (.jsonl, .json or .txt), or use a checkpoint that is stored quantized");
+  }
+}
+
+// What the kept blocks of a calibration depend on besides tokens and weights.
+Value calibration_identity(const Loading& l, const LoadedModel& m) {
+  Value identity = Value::table();
+  identity.set("config", m.config);
+  identity.set("plugins", l.registry.loaded());
+  for (const char* section : {"quantizer", "patch", "adapter"})
+    if (const Value* given = l.recipe.resolved.find_set(section)) identity.set(section, *given);
+  identity.set("random", l.recipe.model.init == "random");
+  if (l.recipe.model.init == "random" && l.recipe.train) identity.set("seed", l.recipe.train->seed);
+  Value places = Value::list();
+  for (const auto& module : m.plan.modules) places.as_list().push_back(concat(module.path, " ", module.filler, " ", module.dtype, " ", module.device));
+  identity.set("modules", places);
+  return identity;
+}
+
+// The blocks that need texts, once everything else is in.
+void calibrate_blocks(Loading& l, LoadedModel& m, FillRequest fill, const TextCodec* text) {
+  fill.deferred = nullptr;
+  const CalibrationReport report = calibrate({.fill = fill,
+                                              .model = *m.model,
+                                              .section = *l.recipe.calibration,
+                                              .slots = l.calibrated,
+                                              .text = text,
+                                              .folder = l.recipe.output_dir ? *l.recipe.output_dir / "calibration" : std::filesystem::path(),
+                                              .recipe = calibration_identity(l, m)});
+  int64_t least = report.tokens;
+  for (const auto& module : report.modules) least = std::min(least, module.tokens);
+  log_info(concat("calibrated on ", report.tokens, " tokens in ", human_seconds(report.seconds),
+                  report.modules.empty() ? "" : concat("; every module saw at least ", least),
+                  report.blocks_kept ? concat("; blocks taken over from an earlier run: ", report.blocks_kept) : ""));
+}
+
 void prepare(Loading& l) {
   make_plugins(l);
   read_config(l);
@@ -211,6 +278,7 @@ void prepare(Loading& l) {
                                .process_bytes = host_memory_now()});
   m.plan = std::move(ledger.plan);
   m.plan.notes.insert(m.plan.notes.end(), l.dtypes.notes.begin(), l.dtypes.notes.end());
+  check_calibration(l, blueprint);
   m.parts = std::make_shared<ModelParts>(std::move(blueprint), l.dtypes.precision, std::move(ledger.devices));
   const std::string type = m.config.at("model_type").as_string();
   call_plugin(type, "build", "the model", [&] { m.model = m.architecture->build(m.config, *m.parts); });
@@ -308,7 +376,7 @@ std::unique_ptr<LoadedModel> load_model(const LoadRequest& request) {
     fail(ErrorCode::Data, "'", m->checkpoint->folder().string(),
          "' holds a config.json and no weights: model.init = \"random\" would start from nothing");
   const uint64_t seed = l.recipe.train ? static_cast<uint64_t>(l.recipe.train->seed) : 0;
-  const FillReport report = fill_model({.parts = static_cast<ModelParts&>(*m->parts),
+  const FillRequest fill{.parts = static_cast<ModelParts&>(*m->parts),
                                         .plan = m->plan,
                                         .checkpoint = m->checkpoint,
                                         .quantizers = l.quantizers,
@@ -316,10 +384,16 @@ std::unique_ptr<LoadedModel> load_model(const LoadRequest& request) {
                                         .random = random,
                                         .initializer_range = m->config.float_or("initializer_range", 0.02),
                                         .seed = seed,
-                                        .train_dense = l.purpose == Purpose::FullTraining});
+                                        .train_dense = l.purpose == Purpose::FullTraining,
+                         .deferred = &l.calibrated};
+  const FillReport report = fill_model(fill);
   for (const auto& note : report.notes) log_info(note);
   log_info(concat(random ? "initialised " : "loaded ", human_bytes(report.bytes_resident), " in ", human_seconds(report.seconds),
                   ", host peak ", human_bytes(host_memory_peak()), " (planned ", human_bytes(m->plan.totals.host_peak), ")"));
+  if (!l.calibrated.empty()) {
+    m->text = text.get();
+    calibrate_blocks(l, *m, fill, m->text.get());
+  }
   l.patch("on_model", [&](Patch& patch) { return patch.on_model(*m->model); });
   note_unused_patches(l);
 
@@ -335,7 +409,7 @@ std::unique_ptr<LoadedModel> load_model(const LoadRequest& request) {
         fmt::format("trainable params: {} || all params: {} || trainable%: {:.4f}", p.parameters_trainable, p.parameters_total,
                     100.0 * static_cast<double>(p.parameters_trainable) / static_cast<double>(std::max<int64_t>(p.parameters_total, 1))));
   }
-  m->text = text.get();
+  if (text.valid()) m->text = text.get();
   return m;
 }
 

@@ -87,7 +87,6 @@ struct Later {
 };
 
 constexpr Later kLater[] = {
-    {"calibration", "", "'[calibration]' is not served yet by any quantizer of this build: none needs calibration"},
     {"reference", "", "'[reference]' is not served yet: preference objectives bring it"},
     {"processor", "", "'[processor]' is not served yet: models that see or hear bring it"},
     {"data", "format=preference", "the data format \"preference\" is not served yet: preference objectives bring it"},

@@ -29,6 +29,7 @@ class RecipeReader {
     for (const auto& [key, value] : document_.as_table()) check_top_level(key, value);
     read_table("model", recipe_.model, true);
     read_repeated("quantizer", recipe_.quantizers);
+    read_optional("calibration", recipe_.calibration);
     read_repeated("patch", recipe_.patches);
     read_repeated("adapter", recipe_.adapters);
     read_text();
@@ -40,6 +41,7 @@ class RecipeReader {
     if (table("plugins")) read_table("plugins", recipe_, false);
     check_model();
     check_quantizers();
+    check_calibration();
     check_adapters();
     check_training();
     resolve_paths();
@@ -189,6 +191,11 @@ class RecipeReader {
                          concat("this [[quantizer]] can never match: number ", i, " before it has no 'modules' and takes every slot"));
   }
 
+  void check_calibration() {
+    if (recipe_.calibration && recipe_.calibration->files.empty() && !given_wrongly("calibration", "files"))
+      sections_.report(place_of("calibration", "files"), "[calibration] needs 'files': at least one .jsonl, .json or .txt");
+  }
+
   void check_adapters() {
     std::set<std::string> names;
     for (const auto& adapter : recipe_.adapters)
@@ -220,6 +227,8 @@ class RecipeReader {
     resolve(recipe_.model.path);
     resolve(recipe_.text.chat_template);
     for (auto& adapter : recipe_.adapters) resolve(adapter.path);
+    if (recipe_.calibration)
+      for (auto& file : recipe_.calibration->files) resolve(file);
     if (recipe_.data)
       for (auto* files : {&recipe_.data->train, &recipe_.data->eval})
         for (auto& file : *files) resolve(file.path);

@@ -151,6 +151,30 @@ Section quantizer_section() {
             option(&S::embeddings, "embeddings", "Quantize the embeddings and the output head too.")}}};
 }
 
+std::string check_paths(const Value& v) {
+  if (!v.is_list()) return concat("expected list of paths, found ", v.type_name());
+  for (const auto& item : v.as_list())
+    if (!item.is_string() || item.as_string().empty()) return concat("expected paths, found ", item.type_name());
+  return "";
+}
+
+Section calibration_section() {
+  using S = CalibrationSection;
+  return {"calibration",
+          "Texts for quantizers that look at activations. They are tokenized and laid behind one another; samples are windows of that stream at random "
+          "places.",
+          SectionShape::Table,
+          "",
+          {{row<S>("files", "list of paths", Value::list(),
+                   ".jsonl or .json files of records with \"text\", \"messages\" or \"input_ids\", or .txt files. Required.", checked(check_paths),
+                   [](S& s, const Value& v) {
+                     for (const auto& item : v.as_list()) s.files.emplace_back(item.as_string());
+                   }),
+            option(&S::samples, "samples", "Windows.", range(1, 1 << 20)),
+            option(&S::length, "length", "Tokens in a window; at most what the model's context holds.", range(1, 1 << 24)),
+            option(&S::seed, "seed", "Of the places of the windows.", at_least(0))}}};
+}
+
 Section patch_section() {
   return {"patch",
           "Changes to the config, the blueprint, the seams or the loaded model, in this order.",
@@ -295,8 +319,8 @@ Section plugins_section() {
 
 const std::vector<Section>& recipe_schema() {
   static const auto* const sections =
-      new std::vector<Section>{model_section(), quantizer_section(), patch_section(),  adapter_section(), text_section(),   data_section(),
-                               train_section(), generate_section(),  export_section(), output_section(),  plugins_section()};
+      new std::vector<Section>{model_section(), quantizer_section(), calibration_section(), patch_section(),  adapter_section(), text_section(),
+                               data_section(),  train_section(),     generate_section(),    export_section(), output_section(),  plugins_section()};
   return *sections;
 }
 

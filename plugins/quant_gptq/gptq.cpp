@@ -4,7 +4,6 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/linear.h>
-#include <ATen/ops/where.h>
 
 #include <algorithm>
 
@@ -17,8 +16,8 @@ namespace tenon::gptq {
 
 namespace {
 
-constexpr int64_t kDequantizeElements = 1 << 16;  // a thread's least share
-constexpr int64_t kMultiplyRows = 16;             // weight rows, likewise
+constexpr int64_t kDequantizeElements = 1 << 16;                // a thread's least share
+constexpr int64_t kMultiplyRows = 16;                           // weight rows, likewise
 constexpr float kLeastScale = 0x1p-24f, kMostScale = 65504.0f;  // what float16 holds besides 0
 
 Dtype kernel_dtype(at::ScalarType dtype) {
@@ -41,7 +40,6 @@ QuantizerFacts Gptq::facts() const {
   return {.bits_per_weight = static_cast<double>(options_.bits) + 24 / group,
           .devices = {"cpu"},
           .needs_calibration = true,
-          .calibrates_by_stage = options_.true_sequential,
           .max_relative_error = error};
 }
 
@@ -64,11 +62,6 @@ std::vector<TensorSpec> Gptq::resident(const SlotSpec& slot) const {
 }
 
 std::unique_ptr<Observer> Gptq::make_observer(const SlotSpec& slot) const { return std::make_unique<Hessian>(slot.path, slot.in); }
-
-int64_t Gptq::calibration_bytes(const SlotSpec& slot) const {
-  // The sum, the Hessian in order, a factor and its inverse; the weight in float32 twice, its codes, the errors of a block.
-  return slot.in * slot.in * 4 * 4 + slot.out * slot.in * 9 + slot.out * kBlockColumns * 4;
-}
 
 Tensors Gptq::quantize(const SlotSpec& slot, const at::Tensor& weight, const Observer* calibration) const {
   const Settings s = overrides_.of(slot);

@@ -65,8 +65,9 @@ at::Tensor symmetric_zeros(const at::Tensor& qzeros, int64_t out, int bits, cons
   const at::Tensor stored = read_zeros(qzeros, out, bits, false);
   const int64_t least = stored.min().item<int64_t>(), most = stored.max().item<int64_t>();
   if (least != most || (least != middle && least != middle - 1))
-    fail(ErrorCode::Data, "tensor '", name, "' holds zero points from ", least, " to ", most, ", but config.json says sym = true: expected ",
-         middle - 1, " everywhere (format gptq) or ", middle, " (format gptq_v2); the file is damaged, or sym is false");
+    fail(ErrorCode::Data, "tensor '", name, "' holds zero points from ", least, " to ", most,
+         ", but config.json says sym = true: expected ", middle - 1, " everywhere (format gptq) or ", middle,
+         " (format gptq_v2); the file is damaged, or sym is false");
   return stored.fill_(middle);
 }
 
@@ -84,13 +85,14 @@ at::Tensor order_of(const at::Tensor& g_idx, int64_t group, const std::string& n
   std::vector<int64_t> members(static_cast<size_t>(groups));
   for (int64_t i = 0; i < columns; ++i) {
     if (g[i] < 0 || g[i] >= groups)
-      fail(ErrorCode::Data, "tensor '", name, "' puts column ", i, " into group ", g[i], ", expected 0 to ", groups - 1, ": the file is damaged");
+      fail(ErrorCode::Data, "tensor '", name, "' puts column ", i, " into group ", g[i], ", expected 0 to ", groups - 1,
+           ": the file is damaged");
     ++members[static_cast<size_t>(g[i])];
   }
   for (int64_t k = 0; k < groups; ++k)
     if (const int64_t expected = std::min(group, columns - k * group); members[static_cast<size_t>(k)] != expected)
-      fail(ErrorCode::Data, "tensor '", name, "' puts ", members[static_cast<size_t>(k)], " columns into group ", k, ", expected ", expected,
-           ": the file is damaged, or its group_size is another");
+      fail(ErrorCode::Data, "tensor '", name, "' puts ", members[static_cast<size_t>(k)], " columns into group ", k, ", expected ",
+           expected, ": the file is damaged, or its group_size is another");
   at::Tensor order = at::empty({columns}, at::kInt);
   int32_t* place = order.mutable_data_ptr<int32_t>();
   std::iota(place, place + columns, 0);
@@ -100,7 +102,7 @@ at::Tensor order_of(const at::Tensor& g_idx, int64_t group, const std::string& n
 
 // Codes of each row, taken apart, in another order of the columns.
 at::Tensor reordered(const at::Tensor& codes, int64_t columns, int bits, const std::function<int64_t(int64_t)>& source) {
-  at::Tensor result = at::empty_like(codes);
+  at::Tensor result = at::empty(codes.sizes(), codes.options());
   parallel_for(codes.size(0), 16, [&](int64_t from, int64_t to) {
     std::vector<uint8_t> before(static_cast<size_t>(columns)), after(before.size());
     for (int64_t row = from; row < to; ++row) {
@@ -125,7 +127,8 @@ std::optional<Value> Gptq::recognise(const Value& config, const TensorSource& fi
   if (method != "gptq" || !config.find_set("bits")) return std::nullopt;
   const std::string format = config.string_or("checkpoint_format", config.string_or("format", "gptq"));
   if (format != "gptq" && format != "gptq_v2")
-    fail(ErrorCode::Data, "quantization_config: checkpoint_format is \"", format, "\", expected \"gptq\" or \"gptq_v2\"; GPTQModel converts others");
+    fail(ErrorCode::Data, "quantization_config: checkpoint_format is \"", format,
+         "\", expected \"gptq\" or \"gptq_v2\"; GPTQModel converts others");
   if (const std::string pack = config.string_or("pack_dtype", "int32"); pack != "int32")
     fail(ErrorCode::Data, "quantization_config: pack_dtype is \"", pack, "\", expected \"int32\"");
   Value options = Value::table();
@@ -142,7 +145,8 @@ std::optional<Value> Gptq::recognise(const Value& config, const TensorSource& fi
     if (const Value* value = options.find(row.name))
       if (!row.constraint.choices.empty() &&
           std::find(row.constraint.choices.begin(), row.constraint.choices.end(), *value) == row.constraint.choices.end())
-        fail(ErrorCode::Data, "quantization_config: ", row.name, " is ", value->is_string() ? value->as_string() : std::to_string(value->as_int()),
+        fail(ErrorCode::Data, "quantization_config: ", row.name, " is ",
+             value->is_string() ? value->as_string() : std::to_string(value->as_int()),
              ", which this quantizer does not read: `host plugins describe gptq` lists what it does");
   // Where the data orders columns, it counts: desc_act with static groups has plain ones, and some files forget to say desc_act.
   bool reordered = false;
@@ -176,8 +180,8 @@ Tensors Gptq::unpack(const SlotSpec& slot, const TensorSource& file) const {
   const at::Tensor scales = checked(file, base + ".scales", at::kHalf, {groups, slot.out});
   if (!at::isfinite(scales).all().item<bool>())
     fail(ErrorCode::Data, "tensor '", base, ".scales' holds values that are not finite: the file is damaged");
-  const at::Tensor zeros = s.sym ? symmetric_zeros(qzeros, slot.out, s.bits, base + ".qzeros")
-                                 : read_zeros(qzeros, slot.out, s.bits, options_.format == "gptq");
+  const at::Tensor zeros =
+      s.sym ? symmetric_zeros(qzeros, slot.out, s.bits, base + ".qzeros") : read_zeros(qzeros, slot.out, s.bits, options_.format == "gptq");
   const at::Tensor half = scales.to(at::kHalf);
   if (!at::isfinite(half).all().item<bool>())
     fail(ErrorCode::Data, "tensor '", base, ".scales' holds values over what float16 can: the file is damaged");

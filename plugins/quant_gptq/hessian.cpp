@@ -9,7 +9,6 @@
 #include <ATen/ops/isfinite.h>
 #include <ATen/ops/linalg_cholesky_ex.h>
 #include <ATen/ops/sort.h>
-#include <ATen/ops/tril.h>
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
@@ -19,7 +18,7 @@ namespace tenon::gptq {
 
 namespace {
 
-constexpr int64_t kPanel = 512;        // columns of the sum that one product makes: only those on and right of the diagonal are needed
+constexpr int64_t kPanel = 512;          // columns of the sum that one product makes: only those on and right of the diagonal are needed
 constexpr int64_t kTokensAtOnce = 2048;  // inputs converted to float32 together
 constexpr int kFloorAttempts = 6;
 
@@ -28,7 +27,8 @@ at::Tensor descending(const at::Tensor& values) { return at::argsort(values, /*s
 // Groups by their largest diagonal element, columns of a group by theirs; what is left behind whole groups keeps its place.
 at::Tensor order_within_groups(const at::Tensor& diagonal, int64_t group) {
   const int64_t groups = diagonal.size(0) / group, covered = groups * group;
-  const auto [values, local] = at::sort(diagonal.narrow(0, 0, covered).view({groups, group}), /*stable=*/true, /*dim=*/1, /*descending=*/true);
+  const auto [values, local] =
+      at::sort(diagonal.narrow(0, 0, covered).view({groups, group}), /*stable=*/true, /*dim=*/1, /*descending=*/true);
   const at::Tensor base = at::arange(groups, at::kLong).mul(group).unsqueeze(1);
   const at::Tensor order = (local + base).index_select(0, descending(values.select(1, 0))).reshape({-1});
   return at::cat({order, at::arange(covered, diagonal.size(0), at::kLong)});

@@ -7,15 +7,15 @@
 
 namespace tenon::gptq {
 
-inline constexpr int kTileRows = 16;     // rows of a weight that are quantized together, one a lane
+inline constexpr int kTileRows = 16;       // rows of a weight that are quantized together, one a lane
 inline constexpr int kBlockColumns = 128;  // columns between two updates of everything behind them
-inline constexpr int kFusedRows = 16;    // rows of activations that multiply straight from the codes
+inline constexpr int kFusedRows = 16;      // rows of activations that multiply straight from the codes
 
 enum class Dtype : std::int32_t { F32, Bf16, F16 };
 
 // One weight [rows, cols] in memory. Codes are a stream of bits along a row, lowest first; cols is a multiple of 32.
 struct Weight {
-  const std::uint32_t* codes;  // [rows, cols * bits / 32]
+  const std::uint32_t* codes;   // [rows, cols * bits / 32]
   const std::uint16_t* scales;  // float16 [rows, groups]
   const std::uint8_t* zeros;    // [rows, groups]
   const std::int32_t* order;    // [cols]: the weight's column at each place of a row; null: as they come

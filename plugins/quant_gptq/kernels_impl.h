@@ -36,8 +36,8 @@ TENON_GPTQ_INLINE float sum(const F16& v) {
 // Sixteen codes: those of `low` in the lower lanes, those of `high` in the upper ones.
 template <int kBits>
 TENON_GPTQ_INLINE void spread(std::uint32_t low, std::uint32_t high, F16& out) {
-  constexpr U16 shift = {0,         kBits,     2 * kBits, 3 * kBits, 4 * kBits, 5 * kBits, 6 * kBits, 7 * kBits,
-                         0,         kBits,     2 * kBits, 3 * kBits, 4 * kBits, 5 * kBits, 6 * kBits, 7 * kBits};
+  constexpr U16 shift = {0, kBits, 2 * kBits, 3 * kBits, 4 * kBits, 5 * kBits, 6 * kBits, 7 * kBits,
+                         0, kBits, 2 * kBits, 3 * kBits, 4 * kBits, 5 * kBits, 6 * kBits, 7 * kBits};
   const U16 both = {low, low, low, low, low, low, low, low, high, high, high, high, high, high, high, high};
   out = __builtin_convertvector((I16)((both >> shift) & ((1u << kBits) - 1)), F16);
 }

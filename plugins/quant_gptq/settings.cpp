@@ -39,7 +39,9 @@ std::string check_dynamic(const Value& dynamic) {
       else if (key == "sym" || key == "desc_act" || key == "act_group_aware" || key == "static_groups")
         wrong = value.is_bool() ? "" : concat("\"", pattern, "\": ", key, " is true or false, found ", value.type_name());
       else if (key == "damp_percent")
-        wrong = value.is_number() && value.as_float() > 0 && value.as_float() < 1 ? "" : concat("\"", pattern, "\": ", key, " lies between 0 and 1");
+        wrong = value.is_number() && value.as_float() > 0 && value.as_float() < 1
+                    ? ""
+                    : concat("\"", pattern, "\": ", key, " lies between 0 and 1");
       else
         wrong = concat("\"", pattern, "\": '", key,
                        "' cannot differ by module; bits, group_size, sym, desc_act, act_group_aware, static_groups and damp_percent can");
@@ -57,16 +59,21 @@ OptionTable option_table() {
       option(&Options::group_size, "group_size", "Columns that share a scale and a zero point; -1: all of a row.", one_of(kGroups)),
       option(&Options::desc_act, "desc_act", "Quantize columns in the order of falling activation, groups too (act-order).", {}),
       option(&Options::act_group_aware, "act_group_aware",
-             "Quantize groups, and columns within them, in the order of falling activation; files stay in plain order. Not with desc_act or group_size = -1.", {}),
+             "Quantize groups, and columns within them, in the order of falling activation; files stay in plain order. Not with desc_act "
+             "or group_size = -1.",
+             {}),
       option(&Options::sym, "sym", "Zero points in the middle of the codes; false: where each group's range puts them.", {}),
       option(&Options::static_groups, "static_groups", "Scales from the weight as it was, before any column was quantized.", {}),
-      option(&Options::true_sequential, "true_sequential", "Observe each stage of a block behind the stages before it, already quantized.", {}),
+      option(&Options::true_sequential, "true_sequential", "Observe each stage of a block behind the stages before it, already quantized.",
+             {}),
       option(&Options::damp_percent, "damp_percent", "Share of the mean activation added to the Hessian's diagonal.",
              checked([](const Value& v) { return v.as_float() > 0 && v.as_float() < 1 ? "" : "expected more than 0 and less than 1"; })),
-      option(&Options::damp_auto_increment, "damp_auto_increment", "Added to damp_percent until the Hessian can be inverted; 0: never.", range(0, 1)),
-      option(&Options::format, "format", "Of files written: gptq stores zero points less one, gptq_v2 as they are.", one_of({"gptq", "gptq_v2"})),
-      option(&Options::dynamic, "dynamic",
-             "Other options by module: \"pattern\" = { bits = 8 }; \"-:pattern\" = {} leaves modules dense.", checked(check_dynamic)),
+      option(&Options::damp_auto_increment, "damp_auto_increment", "Added to damp_percent until the Hessian can be inverted; 0: never.",
+             range(0, 1)),
+      option(&Options::format, "format", "Of files written: gptq stores zero points less one, gptq_v2 as they are.",
+             one_of({"gptq", "gptq_v2"})),
+      option(&Options::dynamic, "dynamic", "Other options by module: \"pattern\" = { bits = 8 }; \"-:pattern\" = {} leaves modules dense.",
+             checked(check_dynamic)),
   });
 }
 

@@ -4,7 +4,6 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/ones.h>
 
 #include <algorithm>
 #include <cfloat>
@@ -20,7 +19,10 @@ namespace {
 class Solver {
  public:
   Solver(const at::Tensor& weight, const Settings& settings, const Factor* factor)
-      : settings_(settings), factor_(factor && factor->upper.defined() ? factor : nullptr), rows_(weight.size(0)), columns_(weight.size(1)) {
+      : settings_(settings),
+        factor_(factor && factor->upper.defined() ? factor : nullptr),
+        rows_(weight.size(0)),
+        columns_(weight.size(1)) {
     groups_ = settings.groups(columns_);
     // A whole row's range is taken before columns without input are dropped.
     const at::Tensor dense = weight.to(at::kFloat);

@@ -26,7 +26,6 @@ struct QuantizerFacts {
   std::vector<std::string> devices = {"cpu"};  // device types it can multiply on
   std::vector<at::ScalarType> compute_dtypes = {at::kFloat, at::kBFloat16, at::kHalf};
   bool needs_calibration = false;
-  bool calibrates_by_stage = false;  // what runs later in a block is observed behind what runs earlier, already quantized
   double max_relative_error = 0;  // RMS(w - deq(w)) / RMS(w) on normal weights never exceeds it; 0: not declared
 };
 
@@ -67,7 +66,6 @@ class TENON_API Quantizer {
   virtual std::vector<TensorSpec> resident(const SlotSpec& slot) const = 0;
 
   // weight: [out, in] (or [count, out, in]), floating point, contiguous, not to be written to. Returns tensors as `resident` says, on the weight's device.
-  // calibration: what this quantizer's observer saw of the slot's inputs; null where it needs none, or where too few inputs came by.
   virtual Tensors quantize(const SlotSpec& slot, const at::Tensor& weight, const Observer* calibration) const = 0;
 
   // Optional, for streaming a weight in panels on several cores. row_granule: the smallest number of rows that can be quantized apart;
@@ -103,8 +101,6 @@ class TENON_API Quantizer {
 
   // Default: none (facts().needs_calibration is false).
   virtual std::unique_ptr<Observer> make_observer(const SlotSpec& slot) const;
-  // What an observer of this slot and quantize() with it hold at most, beyond the weight and the result: for the plan.
-  virtual int64_t calibration_bytes(const SlotSpec&) const { return 0; }
 
   // Files. Default: the quantizer knows no file format, and `host export` offers only dense ones.
   // Whether config.json's quantization_config is this quantizer's; then the options that config and file imply.
