@@ -22,8 +22,8 @@ namespace tenon::host {
 
 namespace {
 
-constexpr int64_t kTokensAtOnce = 2048;     // of a forward pass: enough for fast products, few enough to stay small
-constexpr double kLeastShare = 0.005;       // of the texts' tokens; modules that saw fewer are rounded without calibration
+constexpr int64_t kTokensAtOnce = 2048;  // of a forward pass: enough for fast products, few enough to stay small
+constexpr double kLeastShare = 0.005;    // of the texts' tokens; modules that saw fewer are rounded without calibration
 
 // Thrown by an observing filler when the stage has seen all it needs of a batch: the rest of the block need not run.
 struct StageDone {};
@@ -141,7 +141,8 @@ class Calibrating {
   std::vector<Slot*> slots_of(int stack, int64_t block) const {
     std::vector<Slot*> slots;
     for (const auto& slot : parts_.slots())
-      if (const SlotSpec& spec = slot->spec(); request_.slots.count(spec.path) && (stack < 0 ? spec.stack < 0 : spec.stack == stack && spec.block == block))
+      if (const SlotSpec& spec = slot->spec();
+          request_.slots.count(spec.path) && (stack < 0 ? spec.stack < 0 : spec.stack == stack && spec.block == block))
         slots.push_back(slot.get());
     return slots;
   }
@@ -250,8 +251,9 @@ class Calibrating {
         return active.quantizer->dequantize(spec, active.quantizer->quantize(spec, w, nullptr), at::kFloat);
       };
       at::Tensor changed;
-      call_plugin(loaded.type, "prepare", spec.path,
-                  [&] { changed = loaded.adapter->prepare(spec, dense->weight().to(at::kFloat), round_trip).to(dense->weight().scalar_type()); });
+      call_plugin(loaded.type, "prepare", spec.path, [&] {
+        changed = loaded.adapter->prepare(spec, dense->weight().to(at::kFloat), round_trip).to(dense->weight().scalar_type());
+      });
       slot.fill(std::make_shared<DenseFiller>(changed.contiguous(), dense->bias()));
     }
   }
@@ -266,7 +268,8 @@ class Calibrating {
       Tensors tensors;
       const at::Device device(request_.fill.plan.find(slot->spec().path)->device);
       for (const auto& tensor : kept.tensors) tensors.push_back(tensor.to(device));
-      slot->fill(quantized_filler(slot->spec(), quantizer_of(*slot), std::move(tensors), kept.bias.defined() ? kept.bias.to(device) : at::Tensor()));
+      slot->fill(quantized_filler(slot->spec(), quantizer_of(*slot), std::move(tensors),
+                                  kept.bias.defined() ? kept.bias.to(device) : at::Tensor()));
     }
     ++report_.blocks_kept;
     return true;
@@ -281,7 +284,8 @@ class Calibrating {
     Value modules = Value::list();
     for (size_t m = first_module; m < report_.modules.size(); ++m) {
       Value row = Value::table();
-      row.set("path", report_.modules[m].path), row.set("tokens", report_.modules[m].tokens), row.set("rounded", report_.modules[m].rounded);
+      row.set("path", report_.modules[m].path), row.set("tokens", report_.modules[m].tokens),
+          row.set("rounded", report_.modules[m].rounded);
       modules.as_list().push_back(row);
     }
     store_.write(name, kept, modules);
@@ -329,11 +333,13 @@ int64_t calibration_bytes(const Blueprint& blueprint, const std::set<std::string
   const auto element = static_cast<int64_t>(c10::elementSize(precision.compute));
   // All samples, and the block's output beside its input while it runs.
   const int64_t batch = std::max(length, kTokensAtOnce);
-  int64_t bytes = (section.samples * length + 2 * batch) * blueprint.hidden_size * static_cast<int64_t>(c10::elementSize(precision.residual));
+  int64_t bytes =
+      (section.samples * length + 2 * batch) * blueprint.hidden_size * static_cast<int64_t>(c10::elementSize(precision.residual));
   int64_t work = 0;
   for (const ActivationCost& cost : blueprint.block_activations)
-    work = std::max(work, static_cast<int64_t>(static_cast<double>(batch) * (cost.compute * static_cast<double>(element) + cost.float32 * 4 +
-                                                                             cost.scores * static_cast<double>(length * element))));
+    work =
+        std::max(work, static_cast<int64_t>(static_cast<double>(batch) * (cost.compute * static_cast<double>(element) + cost.float32 * 4 +
+                                                                          cost.scores * static_cast<double>(length * element))));
   // An input group's second moments, a sorted copy, its factor and their inverse, all in float32; of the weight at work two copies and its codes.
   const auto observer_bytes = [](const SlotSpec& slot) { return slot.in * slot.in * 4 * 4 + slot.numel() * 9; };
   std::map<std::pair<int, int64_t>, std::pair<int64_t, std::map<std::string, int64_t>>> blocks;

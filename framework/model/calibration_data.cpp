@@ -28,7 +28,8 @@ std::vector<int64_t> tokens_of(const Value& record, const std::string& origin, c
   }
   if (const Value* messages = record.find_set("messages"); messages && !record.find_set("text")) {
     const TextCodec& codec = required(text, origin);
-    if (!codec.has_chat_template()) fail(ErrorCode::Data, origin, ": \"messages\" need a chat template, which the checkpoint does not have");
+    if (!codec.has_chat_template())
+      fail(ErrorCode::Data, origin, ": \"messages\" need a chat template, which the checkpoint does not have");
     return codec.encode(codec.render(*messages, {}).text, /*add_special_tokens=*/false).ids;
   }
   const Value* found = record.find_set("text");

@@ -224,7 +224,8 @@ void check_calibration(Loading& l, const Blueprint& blueprint) {
   }
   if (!l.recipe.calibration) {
     const PlannedModule* module = l.model->plan.find(*l.calibrated.begin());
-    fail(ErrorCode::Recipe, "quantizer ", module->filler, " looks at texts while it quantizes: add [calibration] with files = [\"texts.jsonl\"]",
+    fail(ErrorCode::Recipe, "quantizer ", module->filler,
+         " looks at texts while it quantizes: add [calibration] with files = [\"texts.jsonl\"]",
          " (.jsonl, .json or .txt), or use a checkpoint that is stored quantized");
   }
 }
@@ -239,7 +240,8 @@ Value calibration_identity(const Loading& l, const LoadedModel& m) {
   identity.set("random", l.recipe.model.init == "random");
   if (l.recipe.model.init == "random" && l.recipe.train) identity.set("seed", l.recipe.train->seed);
   Value places = Value::list();
-  for (const auto& module : m.plan.modules) places.as_list().push_back(concat(module.path, " ", module.filler, " ", module.dtype, " ", module.device));
+  for (const auto& module : m.plan.modules)
+    places.as_list().push_back(concat(module.path, " ", module.filler, " ", module.dtype, " ", module.device));
   identity.set("modules", places);
   return identity;
 }
@@ -247,13 +249,14 @@ Value calibration_identity(const Loading& l, const LoadedModel& m) {
 // The blocks that need texts, once everything else is in.
 void calibrate_blocks(Loading& l, LoadedModel& m, FillRequest fill, const TextCodec* text) {
   fill.deferred = nullptr;
-  const CalibrationReport report = calibrate({.fill = fill,
-                                              .model = *m.model,
-                                              .section = *l.recipe.calibration,
-                                              .slots = l.calibrated,
-                                              .text = text,
-                                              .folder = l.recipe.output_dir ? *l.recipe.output_dir / "calibration" : std::filesystem::path(),
-                                              .recipe = calibration_identity(l, m)});
+  const CalibrationReport report =
+      calibrate({.fill = fill,
+                 .model = *m.model,
+                 .section = *l.recipe.calibration,
+                 .slots = l.calibrated,
+                 .text = text,
+                 .folder = l.recipe.output_dir ? *l.recipe.output_dir / "calibration" : std::filesystem::path(),
+                 .recipe = calibration_identity(l, m)});
   int64_t least = report.tokens;
   for (const auto& module : report.modules) least = std::min(least, module.tokens);
   log_info(concat("calibrated on ", report.tokens, " tokens in ", human_seconds(report.seconds),
@@ -377,14 +380,14 @@ std::unique_ptr<LoadedModel> load_model(const LoadRequest& request) {
          "' holds a config.json and no weights: model.init = \"random\" would start from nothing");
   const uint64_t seed = l.recipe.train ? static_cast<uint64_t>(l.recipe.train->seed) : 0;
   const FillRequest fill{.parts = static_cast<ModelParts&>(*m->parts),
-                                        .plan = m->plan,
-                                        .checkpoint = m->checkpoint,
-                                        .quantizers = l.quantizers,
-                                        .adapters = m->adapters,
-                                        .random = random,
-                                        .initializer_range = m->config.float_or("initializer_range", 0.02),
-                                        .seed = seed,
-                                        .train_dense = l.purpose == Purpose::FullTraining,
+                         .plan = m->plan,
+                         .checkpoint = m->checkpoint,
+                         .quantizers = l.quantizers,
+                         .adapters = m->adapters,
+                         .random = random,
+                         .initializer_range = m->config.float_or("initializer_range", 0.02),
+                         .seed = seed,
+                         .train_dense = l.purpose == Purpose::FullTraining,
                          .deferred = &l.calibrated};
   const FillReport report = fill_model(fill);
   for (const auto& note : report.notes) log_info(note);

@@ -161,12 +161,14 @@ std::string check_paths(const Value& v) {
 Section calibration_section() {
   using S = CalibrationSection;
   return {"calibration",
-          "Texts for quantizers that look at activations. They are tokenized and laid behind one another; samples are windows of that stream at random "
+          "Texts for quantizers that look at activations. They are tokenized and laid behind one another; samples are windows of that "
+          "stream at random "
           "places.",
           SectionShape::Table,
           "",
           {{row<S>("files", "list of paths", Value::list(),
-                   ".jsonl or .json files of records with \"text\", \"messages\" or \"input_ids\", or .txt files. Required.", checked(check_paths),
+                   ".jsonl or .json files of records with \"text\", \"messages\" or \"input_ids\", or .txt files. Required.",
+                   checked(check_paths),
                    [](S& s, const Value& v) {
                      for (const auto& item : v.as_list()) s.files.emplace_back(item.as_string());
                    }),

@@ -34,7 +34,7 @@ std::string shape_text(const std::vector<int64_t>& shape) {
   return text + "]";
 }
 
-at::Tensor checked(const TensorSource& file, const std::string& name, at::ScalarType dtype, const std::vector<int64_t>& shape) {
+at::Tensor stored_tensor(const TensorSource& file, const std::string& name, at::ScalarType dtype, const std::vector<int64_t>& shape) {
   if (!file.has(name)) fail(ErrorCode::Data, "tensor '", name, "' is missing: the packed weight cannot be read without it");
   const TensorSpec spec = file.spec(name);
   const bool right_dtype = dtype == at::kHalf ? at::isFloatingType(spec.dtype) : spec.dtype == dtype;
@@ -175,9 +175,9 @@ Tensors Gptq::unpack(const SlotSpec& slot, const TensorSource& file) const {
   const Settings s = overrides_.of(slot);
   const std::string base = file_base(slot, &file);
   const int64_t groups = s.groups(slot.in);
-  const at::Tensor qweight = checked(file, base + ".qweight", at::kInt, {slot.in * s.bits / 32, slot.out});
-  const at::Tensor qzeros = checked(file, base + ".qzeros", at::kInt, {groups, slot.out * s.bits / 32});
-  const at::Tensor scales = checked(file, base + ".scales", at::kHalf, {groups, slot.out});
+  const at::Tensor qweight = stored_tensor(file, base + ".qweight", at::kInt, {slot.in * s.bits / 32, slot.out});
+  const at::Tensor qzeros = stored_tensor(file, base + ".qzeros", at::kInt, {groups, slot.out * s.bits / 32});
+  const at::Tensor scales = stored_tensor(file, base + ".scales", at::kHalf, {groups, slot.out});
   if (!at::isfinite(scales).all().item<bool>())
     fail(ErrorCode::Data, "tensor '", base, ".scales' holds values that are not finite: the file is damaged");
   const at::Tensor zeros =
@@ -191,7 +191,7 @@ Tensors Gptq::unpack(const SlotSpec& slot, const TensorSource& file) const {
 
   at::Tensor order;
   if (file.has(base + ".g_idx")) {
-    const at::Tensor g_idx = checked(file, base + ".g_idx", at::kInt, {slot.in});
+    const at::Tensor g_idx = stored_tensor(file, base + ".g_idx", at::kInt, {slot.in});
     order = order_of(g_idx, s.group, base + ".g_idx");
     if (!s.is_reordered() && !is_plain(g_idx, s.group))
       fail(ErrorCode::Data, "tensor '", base, ".g_idx' orders columns by activation, but the quantization config says desc_act = false");

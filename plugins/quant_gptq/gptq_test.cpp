@@ -110,7 +110,7 @@ TEST_CASE("products agree with the dequantized weight, fused or not, in every or
         // float32 sums of 160 products; bfloat16 results have 8 bits, and beyond the fused sizes bfloat16 weights too.
         CHECK(relative(q.linear(slot, x, t), at::linear(x, dense)) < 1e-5);
         const at::Tensor half = x.to(at::kBFloat16);
-        CHECK(q.linear(slot, half, t).scalar_type() == at::kBFloat16);
+        CHECK((q.linear(slot, half, t).scalar_type() == at::kBFloat16));
         CHECK(relative(q.linear(slot, half, t).to(at::kFloat), at::linear(half.to(at::kFloat), dense)) < 2e-2);
         CHECK(relative(q.grad_input(slot, at::linear(x, dense), t), at::matmul(at::linear(x, dense), dense)) < 1e-5);
         CHECK(at::equal(q.dequantize(slot, t, at::kBFloat16), dense.to(at::kBFloat16)));

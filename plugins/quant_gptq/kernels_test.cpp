@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <random>
+#include <string>
 #include <vector>
 
 #include "bits.h"
@@ -79,7 +80,7 @@ TEST_CASE("every kernel gives the dequantized weight of the definition, for each
           k->dequantize(s.weight, 1, 4, Dtype::F32, out.data(), scratch.data());
           bool same = true;
           for (size_t i = 0; i < out.size(); ++i) same = same && static_cast<double>(out[i]) == s.dense[static_cast<size_t>(cols) + i];
-          CAPTURE(k->name);
+          CAPTURE(std::string(k->name));
           CAPTURE(bits);
           CAPTURE(group);
           CAPTURE(reordered);
@@ -106,7 +107,7 @@ TEST_CASE("every fused product agrees with the definition for one to sixteen row
               worst = std::max(worst, std::abs(sum - static_cast<double>(y[static_cast<size_t>(i * 6 + r)])));
               scale = std::max(scale, std::abs(sum));
             }
-          CAPTURE(k->name);
+          CAPTURE(std::string(k->name));
           CAPTURE(bits);
           CAPTURE(m);
           CAPTURE(group);

@@ -6,7 +6,9 @@
 #include <ATen/ops/linalg_cholesky.h>
 #include <ATen/ops/linalg_inv.h>
 #include <ATen/ops/matmul.h>
+#include <ATen/ops/maximum.h>
 #include <ATen/ops/randn.h>
+#include <ATen/ops/where.h>
 #include <ATen/ops/zeros.h>
 #include <doctest/doctest.h>
 
@@ -70,27 +72,21 @@ struct Reference {
     current = current.index_select(1, index);
     h.diagonal().add_(s.damp_percent * diagonal.mean().item<double>());
     const at::Tensor upper = at::linalg_cholesky(at::linalg_inv(h), /*upper=*/true);
-    at::Tensor result = at::zeros({rows, n}, at::kDouble), at_block = current.clone();
-    std::vector<double> scale(static_cast<size_t>(rows)), zero(scale.size());
+    at::Tensor result = at::zeros({rows, n}, at::kDouble), scales = at::zeros({rows}, at::kDouble), zeros = scales.clone(), at_block;
+    const double most = static_cast<double>(s.max_code());
     for (int64_t c = 0; c < n; ++c) {
       if (c % 128 == 0) at_block = current.clone();
-      if (c % s.group == 0)
-        for (int64_t r = 0; r < rows; ++r) {
-          const at::Tensor part = at_block[r].narrow(0, c, std::min(s.group, n - c));
-          double low = std::min(0.0, part.min().item<double>()), high = std::max(0.0, part.max().item<double>());
-          if (s.sym) high = std::max(-low, high), low = low < 0 ? -high : low;
-          if (low == 0 && high == 0) low = -1, high = 1;
-          scale[static_cast<size_t>(r)] = (high - low) / static_cast<double>(s.max_code());
-          zero[static_cast<size_t>(r)] =
-              s.sym ? static_cast<double>(s.max_code() + 1) / 2 : std::nearbyint(-low / scale[static_cast<size_t>(r)]);
-        }
-      for (int64_t r = 0; r < rows; ++r) {
-        const double sc = scale[static_cast<size_t>(r)], z = zero[static_cast<size_t>(r)], w = current[r][c].item<double>();
-        const double q = std::clamp(std::nearbyint(w / sc) + z, 0.0, static_cast<double>(s.max_code()));
-        const double rounded = sc * (q - z), error = (w - rounded) / upper[c][c].item<double>();
-        result[r][c] = rounded;
-        current[r].narrow(0, c, n - c).sub_(upper[c].narrow(0, c, n - c) * error);
+      if (c % s.group == 0) {
+        const at::Tensor part = at_block.narrow(1, c, std::min(s.group, n - c));
+        at::Tensor low = part.amin(1).clamp_max(0), high = part.amax(1).clamp_min(0);
+        if (s.sym) high = at::maximum(-low, high), low = at::where(low < 0, -high, low);
+        scales = (high - low) / most;
+        zeros = s.sym ? scales * 0 + (most + 1) / 2 : (-low / scales).round();
       }
+      const at::Tensor w = current.select(1, c), rounded = (((w / scales).round() + zeros).clamp(0, most) - zeros) * scales;
+      const at::Tensor error = (w - rounded) / upper[c][c];
+      result.select(1, c).copy_(rounded);
+      current.narrow(1, c, n - c).sub_(error.unsqueeze(1) * upper[c].narrow(0, c, n - c));
     }
     dense = at::zeros({rows, n}, at::kDouble).index_copy(1, index, result).to(at::kFloat);
   }
