@@ -1,5 +1,6 @@
 // The body of all kernel files: each compiles it for another instruction set, with vectors of 16 lanes that the compiler cuts to size.
 // Everything here has internal linkage on purpose: the linker must never pick one file's copy for all of them.
+#pragma once
 #include <cstring>
 
 #include "kernels.h"
