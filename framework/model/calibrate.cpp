@@ -36,9 +36,6 @@ struct Watch {
   bool seen = false;  // in the batch at work
 };
 
-// An option that calibrated quantizers share: what runs later in a block is observed behind what runs earlier, already quantized.
-bool is_by_stage(const ActiveQuantizer& active) { return active.section.options.bool_or("true_sequential", true); }
-
 struct Stage {
   std::vector<Slot*> slots;
   std::map<std::string, Watch> watches;  // by quantizer and input group
@@ -176,7 +173,7 @@ class Calibrating {
   // In the order in which the block runs; a quantizer that does not care about it has all its slots in one.
   std::vector<std::vector<Slot*>> stages_of(const std::vector<Slot*>& slots) const {
     std::map<int, std::vector<Slot*>> stages;
-    for (Slot* slot : slots) stages[is_by_stage(quantizer_of(*slot)) ? slot->spec().stage : 0].push_back(slot);
+    for (Slot* slot : slots) stages[quantizer_of(*slot).quantizer->facts().calibrates_by_stage ? slot->spec().stage : 0].push_back(slot);
     std::vector<std::vector<Slot*>> ordered;
     for (auto& [order, members] : stages) ordered.push_back(std::move(members));
     return ordered;
@@ -209,7 +206,8 @@ class Calibrating {
       const ActiveQuantizer& active = quantizer_of(*slot);
       const SlotSpec& spec = slot->spec();
       prepare(*slot, active);
-      const std::string group = active.section.type + "/" + (spec.input_group.empty() ? spec.path : spec.input_group);
+      const std::string group =
+          concat(&active - request_.fill.quantizers.data(), "/", spec.input_group.empty() ? spec.path : spec.input_group);
       const bool is_first = stage.watches.count(group) == 0;
       Watch& watch = stage.watches[group];
       if (is_first) {
@@ -327,8 +325,8 @@ std::set<std::string> calibrated_slots(const Blueprint& blueprint, const Plan& p
 
 CalibrationReport calibrate(const CalibrationRequest& request) { return Calibrating(request).run(); }
 
-int64_t calibration_bytes(const Blueprint& blueprint, const std::set<std::string>& slots, const CalibrationSection& section,
-                          const Precision& precision) {
+int64_t calibration_bytes(const Blueprint& blueprint, const Plan& plan, const std::set<std::string>& slots,
+                          const CalibrationSection& section, const Precision& precision) {
   const int64_t length = calibration_length(section, blueprint.context_length);
   const auto element = static_cast<int64_t>(c10::elementSize(precision.compute));
   // All samples, and the block's output beside its input while it runs.
@@ -340,15 +338,13 @@ int64_t calibration_bytes(const Blueprint& blueprint, const std::set<std::string
     work =
         std::max(work, static_cast<int64_t>(static_cast<double>(batch) * (cost.compute * static_cast<double>(element) + cost.float32 * 4 +
                                                                           cost.scores * static_cast<double>(length * element))));
-  // An input group's second moments, a sorted copy, its factor and their inverse, all in float32; of the weight at work two copies and its codes.
-  const auto observer_bytes = [](const SlotSpec& slot) { return slot.in * slot.in * 4 * 4 + slot.numel() * 9; };
   std::map<std::pair<int, int64_t>, std::pair<int64_t, std::map<std::string, int64_t>>> blocks;
   for (const auto& slot : blueprint.slots) {
     if (slots.count(slot.path) == 0) continue;
     auto& [dense, observers] = blocks[{slot.stack, slot.block}];
     dense += slot.numel() * static_cast<int64_t>(c10::elementSize(slot.dtype));
     int64_t& group = observers[slot.input_group.empty() ? slot.path : slot.input_group];
-    group = std::max(group, observer_bytes(slot));
+    group = std::max(group, plan.find(slot.path)->quantizer->calibration_bytes(slot));
   }
   int64_t largest = 0;
   for (const auto& [place, block] : blocks) {

@@ -38,7 +38,7 @@ std::set<std::string> calibrated_slots(const Blueprint& blueprint, const Plan& p
 CalibrationReport calibrate(const CalibrationRequest& request);
 
 // What calibration holds at its peak beyond the model: the hidden states of all samples, one block dense, its observers, one batch at work.
-int64_t calibration_bytes(const Blueprint& blueprint, const std::set<std::string>& slots, const CalibrationSection& section,
-                          const Precision& precision);
+int64_t calibration_bytes(const Blueprint& blueprint, const Plan& plan, const std::set<std::string>& slots,
+                          const CalibrationSection& section, const Precision& precision);
 
 }  // namespace tenon::host

@@ -241,7 +241,7 @@ class Builder {
   int64_t calibration() const {
     if (!in_.recipe.calibration) return 0;
     const auto slots = calibrated_slots(in_.blueprint, plan_, in_.quantizers);
-    return slots.empty() ? 0 : calibration_bytes(in_.blueprint, slots, *in_.recipe.calibration, in_.dtypes.precision);
+    return slots.empty() ? 0 : calibration_bytes(in_.blueprint, plan_, slots, *in_.recipe.calibration, in_.dtypes.precision);
   }
 
   // auto: a block keeps its activations while there is room on its device; those nearest to the loss first, they are needed first.

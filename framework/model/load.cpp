@@ -233,9 +233,20 @@ void check_calibration(Loading& l, const Blueprint& blueprint) {
 // What the kept blocks of a calibration depend on besides tokens and weights.
 Value calibration_identity(const Loading& l, const LoadedModel& m) {
   Value identity = Value::table();
+  // Adapters that leave the weights as they are may come and go.
+  const bool is_prepared = std::any_of(m.adapters.begin(), m.adapters.end(), [](const auto& a) { return a.adapter->wants_weight(); });
   identity.set("config", m.config);
-  identity.set("plugins", l.registry.loaded());
-  for (const char* section : {"quantizer", "patch", "adapter"})
+  // Of the plugins those that have a say in it: an objective may be loaded or not.
+  std::set<std::string> ids{l.registry.plugin_of("architecture", m.config.at("model_type").as_string())};
+  for (const auto& quantizer : l.recipe.quantizers) ids.insert(l.registry.plugin_of("quantizer", quantizer.type));
+  for (const auto& patch : l.recipe.patches) ids.insert(l.registry.plugin_of("patch", patch.type));
+  for (const auto& adapter : l.recipe.adapters)
+    if (is_prepared) ids.insert(l.registry.plugin_of("adapter", adapter.type));
+  Value plugins = Value::list();
+  for (const Value& plugin : l.registry.loaded().as_list())
+    if (ids.count(plugin.at("id").as_string())) plugins.as_list().push_back(plugin);
+  identity.set("plugins", plugins);
+  for (const char* section : {"quantizer", "patch", is_prepared ? "adapter" : ""})
     if (const Value* given = l.recipe.resolved.find_set(section)) identity.set(section, *given);
   identity.set("random", l.recipe.model.init == "random");
   if (l.recipe.model.init == "random" && l.recipe.train) identity.set("seed", l.recipe.train->seed);

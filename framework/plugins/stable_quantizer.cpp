@@ -115,6 +115,7 @@ class StableQuantizer final : public Quantizer {
                          .devices = {},
                          .compute_dtypes = {},
                          .needs_calibration = f.needs_calibration != 0,
+                         .calibrates_by_stage = f.calibrates_by_stage != 0,
                          .max_relative_error = f.max_relative_error};
     for (int i = 0; i < 64; ++i) {
       if (f.device_types & bit(i) && i < at::COMPILE_TIME_MAX_DEVICE_TYPES)
@@ -258,17 +259,24 @@ class StableQuantizer final : public Quantizer {
   }
 
   std::unique_ptr<Observer> make_observer(const SlotSpec& slot) const override {
-    const auto* given =
-        t_.extension ? static_cast<const tenon_calibration_v1*>(t_.extension(self_, "tenon.quantizer.calibration/1")) : nullptr;
-    if (!given) return nullptr;
-    const tenon_calibration_v1 table = known_part(*given);
-    if (!table.make_observer || !table.observe || !table.destroy)
-      fail(ErrorCode::Plugin, "make_observer: its calibration extension lacks a function");
+    const auto table = calibration();
+    if (!table) return nullptr;
     tenon_call call(plugin_);
     const tenon_slot_v1 plain = plain_slot(slot);
     void* handle = nullptr;
-    required(call, "make_observer", table.make_observer(self_, &call, &plain, &handle));
-    return handle ? std::make_unique<StableObserver>(plugin_, table, handle) : nullptr;
+    required(call, "make_observer", table->make_observer(self_, &call, &plain, &handle));
+    return handle ? std::make_unique<StableObserver>(plugin_, *table, handle) : nullptr;
+  }
+
+  int64_t calibration_bytes(const SlotSpec& slot) const override {
+    const auto table = calibration();
+    if (!table || !table->bytes) return Quantizer::calibration_bytes(slot);
+    tenon_call call(plugin_);
+    const tenon_slot_v1 plain = plain_slot(slot);
+    int64_t bytes = 0;
+    required(call, "calibration_bytes", table->bytes(self_, &call, &plain, &bytes));
+    if (bytes < 0) fail(ErrorCode::Plugin, "calibration_bytes: it gave ", bytes, ", expected 0 or more");
+    return bytes;
   }
 
   std::optional<Value> recognise(const Value& quantization_config, const TensorSource& file) const override {
@@ -317,6 +325,16 @@ class StableQuantizer final : public Quantizer {
   }
 
  private:
+  std::optional<tenon_calibration_v1> calibration() const {
+    const auto* given =
+        t_.extension ? static_cast<const tenon_calibration_v1*>(t_.extension(self_, "tenon.quantizer.calibration/1")) : nullptr;
+    if (!given) return std::nullopt;
+    const tenon_calibration_v1 table = known_part(*given);
+    if (!table.make_observer || !table.observe || !table.destroy)
+      fail(ErrorCode::Plugin, "make_observer: its calibration extension lacks a function");
+    return table;
+  }
+
   std::string plugin_;
   tenon_quantizer_v1 t_;
   void* self_;

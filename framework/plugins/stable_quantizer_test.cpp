@@ -219,6 +219,8 @@ TEST_CASE("observers, threads and gradients reach the plugin") {
   const at::Tensor w = at::randn({4, 6}), dy = at::randn({2, 4});
   auto observer = q->make_observer(slot);
   REQUIRE(observer);
+  CHECK(q->facts().calibrates_by_stage);
+  CHECK(q->calibration_bytes(slot) == 48);
   observer->observe(at::ones({3, 6}));
   observer->observe(at::ones({2, 6}));
   CHECK(at::equal(q->quantize(slot, w, observer.get())[0][0], w + 5));

@@ -320,9 +320,9 @@ Section plugins_section() {
 }  // namespace
 
 const std::vector<Section>& recipe_schema() {
-  static const auto* const sections =
-      new std::vector<Section>{model_section(), quantizer_section(), calibration_section(), patch_section(),  adapter_section(), text_section(),
-                               data_section(),  train_section(),     generate_section(),    export_section(), output_section(),  plugins_section()};
+  static const auto* const sections = new std::vector<Section>{
+      model_section(), quantizer_section(), calibration_section(), patch_section(),  adapter_section(), text_section(),
+      data_section(),  train_section(),     generate_section(),    export_section(), output_section(),  plugins_section()};
   return *sections;
 }
 

@@ -40,6 +40,7 @@ QuantizerFacts Gptq::facts() const {
   return {.bits_per_weight = static_cast<double>(options_.bits) + 24 / group,
           .devices = {"cpu"},
           .needs_calibration = true,
+          .calibrates_by_stage = options_.true_sequential,
           .max_relative_error = error};
 }
 
@@ -62,6 +63,11 @@ std::vector<TensorSpec> Gptq::resident(const SlotSpec& slot) const {
 }
 
 std::unique_ptr<Observer> Gptq::make_observer(const SlotSpec& slot) const { return std::make_unique<Hessian>(slot.path, slot.in); }
+
+int64_t Gptq::calibration_bytes(const SlotSpec& slot) const {
+  // Second moments, a sorted copy, their factor and its inverse, all in float32; of the weight at work two float32 copies and its codes.
+  return slot.in * slot.in * 4 * 4 + slot.numel() * 9;
+}
 
 Tensors Gptq::quantize(const SlotSpec& slot, const at::Tensor& weight, const Observer* calibration) const {
   const Settings s = overrides_.of(slot);

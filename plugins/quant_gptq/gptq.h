@@ -23,6 +23,7 @@ class Gptq final : public Quantizer {
 
   Tensors quantize(const SlotSpec& slot, const at::Tensor& weight, const Observer* calibration) const override;
   std::unique_ptr<Observer> make_observer(const SlotSpec& slot) const override;
+  int64_t calibration_bytes(const SlotSpec& slot) const override;
 
   using Quantizer::dequantize;
   at::Tensor dequantize(const SlotSpec& slot, const Tensors& tensors, at::ScalarType dtype, int64_t first_row,

@@ -71,6 +71,35 @@ at::Tensor symmetric_zeros(const at::Tensor& qzeros, int64_t out, int bits, cons
   return stored.fill_(middle);
 }
 
+// What keeps an option of a checkpoint from being read, or "".
+std::string problem_with(const OptionRow& row, const Value& value) {
+  try {
+    Options options;
+    row.set(&options, value);
+  } catch (const Error& error) {
+    return error.what();
+  }
+  const auto& choices = row.constraint.choices;
+  if (!choices.empty() && std::find(choices.begin(), choices.end(), value) == choices.end())
+    return value.is_string() ? concat("\"", value.as_string(), "\" is none of its choices")
+                             : concat(value.as_int(), " is none of its choices");
+  return row.constraint.check ? row.constraint.check(value) : "";
+}
+
+// A checkpoint's `dynamic` says more than what reading needs.
+Value readable_overrides(const Value& dynamic) {
+  if (!dynamic.is_table()) fail(ErrorCode::Data, "quantization_config: dynamic is ", dynamic.type_name(), ", expected a table");
+  Value result = Value::table();
+  for (const auto& [pattern, values] : dynamic.as_table()) {
+    Value kept = Value::table();
+    if (values.is_table())
+      for (const char* key : {"bits", "group_size", "sym"})
+        if (const Value* value = values.find_set(key)) kept.set(key, *value);
+    result.set(pattern, kept);
+  }
+  return result;
+}
+
 bool is_plain(const at::Tensor& g_idx, int64_t group) {
   const int32_t* g = g_idx.const_data_ptr<int32_t>();
   for (int64_t i = 0; i < g_idx.numel(); ++i)
@@ -137,25 +166,21 @@ std::optional<Value> Gptq::recognise(const Value& config, const TensorSource& fi
   copy_key(config, "desc_act", options, false);
   copy_key(config, "sym", options, true);
   options.set("format", format);
-  if (const Value* dynamic = config.find_set("dynamic")) options.set("dynamic", *dynamic);
-  // What is not said, or said for the making only.
-  for (const char* key : {"damp_percent", "true_sequential", "static_groups"})
+  if (const Value* dynamic = config.find_set("dynamic")) options.set("dynamic", readable_overrides(*dynamic));
+  // What is said for the making only.
+  for (const char* key : {"damp_percent", "true_sequential"})
     if (const Value* value = config.find_set(key)) options.set(key, *value);
   for (const OptionRow& row : option_table().rows)
     if (const Value* value = options.find(row.name))
-      if (!row.constraint.choices.empty() &&
-          std::find(row.constraint.choices.begin(), row.constraint.choices.end(), *value) == row.constraint.choices.end())
-        fail(ErrorCode::Data, "quantization_config: ", row.name, " is ",
-             value->is_string() ? value->as_string() : std::to_string(value->as_int()),
-             ", which this quantizer does not read: `host plugins describe gptq` lists what it does");
+      if (const std::string problem = problem_with(row, *value); !problem.empty())
+        fail(ErrorCode::Data, "quantization_config: ", row.name, ": ", problem, ": `host plugins describe gptq` lists what is read");
   // Where the data orders columns, it counts: desc_act with static groups has plain ones, and some files forget to say desc_act.
   bool reordered = false;
-  const int64_t group = options.at("group_size").as_int();
   static const std::string suffix = ".g_idx";
   for (const std::string& name : file.names())
     if (!reordered && name.size() > suffix.size() && name.compare(name.size() - suffix.size(), suffix.size(), suffix) == 0) {
-      const at::Tensor g_idx = file.read(name);
-      reordered = g_idx.scalar_type() == at::kInt && !is_plain(g_idx.contiguous(), group > 0 ? group : std::max<int64_t>(g_idx.numel(), 1));
+      const at::Tensor g_idx = file.read(name).to(at::kInt).contiguous();
+      reordered = !std::is_sorted(g_idx.const_data_ptr<int32_t>(), g_idx.const_data_ptr<int32_t>() + g_idx.numel());
     }
   options.set("desc_act", reordered);
   options.set("static_groups", false);

@@ -172,7 +172,7 @@ TEST_CASE("configs in the forms that others write are recognised; the data says 
   config.set("quant_method", "awq");
   CHECK_FALSE(q.recognise(config, ordered).has_value());
   config.set("quant_method", "gptq"), config.set("bits", 5);
-  CHECK_THROWS_WITH(q.recognise(config, ordered), doctest::Contains("bits is 5"));
+  CHECK_THROWS_WITH(q.recognise(config, ordered), doctest::Contains("bits: 5 is none"));
   config.set("bits", 4), config.set("checkpoint_format", "marlin");
   CHECK_THROWS_WITH(q.recognise(config, ordered), doctest::Contains("marlin"));
   const Value own = q.quantization_config({"lm_head", "model.layers.1.mlp.up_proj"}, at::kBFloat16);

@@ -64,8 +64,9 @@ std::string Check::group() const { return std::string(id).substr(0, std::string(
 const std::vector<Check>& all_checks() {
   static const auto* const all = [] {
     auto* checks = new std::vector<Check>;
-    for (auto* part : {file_checks, load_checks, option_checks, quantizer_checks, quantizer_product_checks, adapter_checks,
-                       architecture_checks, architecture_session_checks, patch_checks, objective_checks, text_checks, fuzz_checks})
+    for (auto* part :
+         {file_checks, load_checks, option_checks, quantizer_checks, quantizer_product_checks, quantizer_calibration_checks, adapter_checks,
+          architecture_checks, architecture_session_checks, patch_checks, objective_checks, text_checks, fuzz_checks})
       for (const Check& check : part()) checks->push_back(check);
     return checks;
   }();

@@ -137,6 +137,7 @@ std::vector<Check> load_checks();
 std::vector<Check> option_checks();
 std::vector<Check> quantizer_checks();
 std::vector<Check> quantizer_product_checks();
+std::vector<Check> quantizer_calibration_checks();
 std::vector<Check> adapter_checks();
 std::vector<Check> architecture_checks();
 std::vector<Check> architecture_session_checks();

@@ -83,6 +83,7 @@ at::Tensor Quantizer::grouped(const SlotSpec& slot, const at::Tensor& x, const a
 }
 
 std::unique_ptr<Observer> Quantizer::make_observer(const SlotSpec&) const { return nullptr; }
+int64_t Quantizer::calibration_bytes(const SlotSpec&) const { return 0; }
 std::optional<Value> Quantizer::recognise(const Value&, const TensorSource&) const { return std::nullopt; }
 std::vector<std::string> Quantizer::locate(const SlotSpec&, const TensorSource&) const { return {}; }
 Tensors Quantizer::unpack(const SlotSpec&, const TensorSource&) const { not_offered(*this, "reading of packed files"); }

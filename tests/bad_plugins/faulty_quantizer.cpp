@@ -38,6 +38,12 @@ struct Options {
   bool loud = false;
 };
 
+// Good for one weight, when that is the fault.
+struct Once final : Observer {
+  void observe(const at::Tensor&) override {}
+  mutable bool is_used = false;
+};
+
 class Faulty final : public Quantizer {
  public:
   explicit Faulty(const Options& options) {
@@ -52,7 +58,9 @@ class Faulty final : public Quantizer {
   QuantizerFacts facts() const override {
     if (is("throws_in_every_call")) throw std::runtime_error("not today");
     // A scale of 32 bits for a row of 1024; 127 steps over about four standard deviations.
-    return {.bits_per_weight = is("lies_about_bits") ? 4 : 8 + 32.0 / 1024, .max_relative_error = is("lies_about_error") ? 1e-3 : 0.015};
+    return {.bits_per_weight = is("lies_about_bits") ? 4 : 8 + 32.0 / 1024,
+            .needs_calibration = is("uses_up_its_observer"),
+            .max_relative_error = is("lies_about_error") ? 1e-3 : 0.015};
   }
   Support supports(const SlotSpec& slot) const override {
     if (slot.kind == SlotKind::Linear && slot.count == 1) return {};
@@ -63,7 +71,8 @@ class Faulty final : public Quantizer {
     return {{"codes", {slot.out, slot.in}, at::kChar}, {"scale", {slot.out, 1}, at::kFloat}};
   }
 
-  Tensors quantize(const SlotSpec& slot, const at::Tensor& weight, const Observer*) const override {
+  std::unique_ptr<Observer> make_observer(const SlotSpec&) const override { return std::make_unique<Once>(); }
+  Tensors quantize(const SlotSpec& slot, const at::Tensor& weight, const Observer* calibration) const override {
     if (is("segfaults")) *static_cast<volatile int*>(nullptr) = 1;
     while (is("hangs")) ::pause();
     if (is("ends_the_process")) std::exit(0);
@@ -72,6 +81,10 @@ class Faulty final : public Quantizer {
     Tensors packed = begin(slot, weight.device());
     quantize_rows(slot, weight, 0, packed);
     if (is("mutates_its_input")) at::Tensor(weight).mul_(1.5);
+    if (const auto* once = static_cast<const Once*>(calibration)) {
+      if (once->is_used) packed[0].zero_();
+      once->is_used = true;
+    }
     return packed;
   }
   int64_t row_granule(const SlotSpec&) const override { return 1; }

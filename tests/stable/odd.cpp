@@ -46,6 +46,7 @@ class Odd : public Quantizer {
     QuantizerFacts facts;
     facts.bits_per_weight = 32;
     facts.needs_calibration = true;
+    facts.calibrates_by_stage = true;
     facts.max_relative_error = 0.125;
     facts.devices = {kCPU, kCUDA};
     facts.compute_dtypes = {kFloat};
@@ -79,6 +80,7 @@ class Odd : public Quantizer {
     return ops::mul(ops::linear(x, dequantize(slot, tensors, x.scalar_type(), 0, slot.out)), 2);
   }
   std::unique_ptr<Observer> make_observer(const SlotSpec&) const override { return std::make_unique<Mean>(); }
+  int64_t calibration_bytes(const SlotSpec& slot) const override { return slot.in * 8; }
 
   // A file of one JSON text and the slot's sources, listed.
   std::optional<tenon::Value> recognise(const tenon::Value& config, const TensorSource& file) const override {

@@ -26,7 +26,8 @@ struct QuantizerFacts {
   std::vector<std::string> devices = {"cpu"};  // device types it can multiply on
   std::vector<at::ScalarType> compute_dtypes = {at::kFloat, at::kBFloat16, at::kHalf};
   bool needs_calibration = false;
-  double max_relative_error = 0;  // RMS(w - deq(w)) / RMS(w) on normal weights never exceeds it; 0: not declared
+  bool calibrates_by_stage = false;  // what runs later in a block is observed behind what runs earlier, already quantized
+  double max_relative_error = 0;     // RMS(w - deq(w)) / RMS(w) on normal weights never exceeds it; 0: not declared
 };
 
 // Yes, or no with the reason that `host plan` prints.
@@ -36,11 +37,11 @@ struct Support {
   static Support no(std::string reason) { return {false, std::move(reason)}; }
 };
 
-// Gathers what calibration needs from the inputs of one input group. Made by the quantizer, fed by the host.
+// Gathers what calibration needs from the inputs of one input group. Made by the quantizer, fed by the host, one call at a time.
 class TENON_API Observer {
  public:
   virtual ~Observer() = default;
-  virtual void observe(const at::Tensor& x) = 0;  // [tokens, in]
+  virtual void observe(const at::Tensor& x) = 0;  // [tokens, in], in the model's dtype, on the slot's device; not to be written to
 };
 
 // A tensor file as a quantizer or adapter sees it: names first, bytes only when asked for.
@@ -66,6 +67,7 @@ class TENON_API Quantizer {
   virtual std::vector<TensorSpec> resident(const SlotSpec& slot) const = 0;
 
   // weight: [out, in] (or [count, out, in]), floating point, contiguous, not to be written to. Returns tensors as `resident` says, on the weight's device.
+  // calibration: what make_observer of a slot of the same input group made; null when no text reached the slot, or too little did: then it rounds without.
   virtual Tensors quantize(const SlotSpec& slot, const at::Tensor& weight, const Observer* calibration) const = 0;
 
   // Optional, for streaming a weight in panels on several cores. row_granule: the smallest number of rows that can be quantized apart;
@@ -101,6 +103,8 @@ class TENON_API Quantizer {
 
   // Default: none (facts().needs_calibration is false).
   virtual std::unique_ptr<Observer> make_observer(const SlotSpec& slot) const;
+  // What an observer of this slot and quantize() with it hold at most, beyond the weight and the result: for the plan. Default: 0.
+  virtual int64_t calibration_bytes(const SlotSpec& slot) const;
 
   // Files. Default: the quantizer knows no file format, and `host export` offers only dense ones.
   // Whether config.json's quantization_config is this quantizer's; then the options that config and file imply.
