@@ -1,4 +1,5 @@
-"""run.py [--repeat N] [--threads N] [--only start,load,decode,train] [--quantizers nf4,int8] [--llamacpp PYTHON] [--write-docs]: host beside its peers, in one run.
+"""run.py [--repeat N] [--threads N] [--only start,load,decode,train,gptq] [--quantizers nf4,int8] [--llamacpp PYTHON] [--gptqmodel PYTHON] [--write-docs]: host
+beside its peers, in one run.
 
 `./dev bench` calls it with the Python of the parity environment. Both sides get the same files, thread counts and warm page cache, and do the same work
 (../shared/bench/peer_hf.py says which; framework/cli/bench.cpp is the host's side). Peaks are VmHWM after clear_refs. The 1.1 B parameter model is made
@@ -7,6 +8,7 @@ import argparse
 import json
 import os
 import pathlib
+import random
 import re
 import shutil
 import statistics
@@ -19,6 +21,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 SHARED = pathlib.Path(os.environ.get("TENON_SHARED", ROOT.parent / "shared"))
 CACHE = pathlib.Path(os.environ.get("TENON_BENCH_CACHE", ROOT / "build" / "bench"))
 HOST = os.environ.get("TENON_HOST", str(ROOT / "build" / "bin" / "host"))
+SMALL_SIZES = "768 2048 12 12 12 32000".split()  # 134 M parameters: what GPTQ calibrates
 SIZES = "2048 5632 22 32 4 32000".split()  # hidden, intermediate, layers, heads, KV heads, vocabulary: 1.1 B parameters
 BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
 
@@ -76,12 +79,12 @@ def threads_environment(threads):
                          "TRANSFORMERS_VERBOSITY": "error"}
 
 
-def make_model(env):
-    folder = CACHE / "llama-1b"
+def make_model(env, name="llama-1b", sizes=SIZES):
+    folder = CACHE / name
     if not (folder / "tokenizer.json").exists():  # the last file that is written
-        note("making a Llama of 1.1 B random bfloat16 weights, once ...")
+        note(f"making {name}, random bfloat16 weights, once ...")
         folder.parent.mkdir(parents=True, exist_ok=True)
-        run([sys.executable, SHARED / "bench" / "make_llama.py", folder, *SIZES], env)
+        run([sys.executable, SHARED / "bench" / "make_llama.py", folder, *sizes], env)
     return folder
 
 
@@ -158,6 +161,26 @@ def measure_host(env, folder, model, works, kind):
     return parse(text)
 
 
+def measure_gptq(env, folder, repeat, python):
+    """4 bits, groups of 128, 32 x 512 random tokens, as peer_gptq.py does. The host's figure is the whole load: reading, calibrating, quantizing."""
+    model = make_model(env, "llama-134m", SMALL_SIZES)
+    draw = random.Random(0)
+    tokens = folder / "tokens.jsonl"
+    tokens.write_text("".join(json.dumps({"input_ids": [draw.randrange(32000) for _ in range(512)]}) + "\n" for _ in range(32)))
+    recipe = folder / "gptq.toml"
+    recipe.write_text(RECIPE.format(model=model, quantizer='type = "gptq"\nbits = 4\ngroup_size = 128')
+                      + f'[calibration]\nfiles = ["{tokens}"]\nsamples = 32\nlength = 512\n')
+    host, peer = [], []
+    for _ in range(repeat):
+        warm(model)
+        host.append(parse(run([HOST, "__bench", recipe, "load"], env)[0]))
+        if python:
+            text, _ = run([python, SHARED / "bench" / "peer_gptq.py", model], env)
+            found = re.search(r"quantize ([\d.]+) s, peak RSS (\d+) MB", text)
+            peer.append({"load_s": float(found[1]), "load_peak_mb": float(found[2])})
+    return {"host": merge(host), "peer": merge(peer)}
+
+
 def measure_llamacpp(python, env, model):
     """-> by our name of the quantizer."""
     file = CACHE / "llama-1b.f16.gguf"
@@ -226,6 +249,10 @@ def table(results):
     for kind in QUANTIZERS:
         if kind in results:
             rows += rows_of(kind, results[kind]["host"], results[kind]["peer"], results.get("llamacpp", {}).get(kind, {}))
+    if gptq := results.get("gptq"):
+        host, peer = gptq["host"], gptq["peer"]
+        rows.append(("GPTQ, 4 bits, groups of 128: Llama of 134 M, 32 x 512 tokens (peer: GPTQModel)", seconds(host.get("load_s")), seconds(peer.get("load_s")),
+                     ratio(host.get("load_s"), peer.get("load_s")), "cannot"))
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     lines.insert(1, "|---" * len(rows[0]) + "|")
     return "\n".join(lines)
@@ -250,15 +277,16 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeat", type=int, default=1)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--only", default="start,load,decode,train")
+    parser.add_argument("--only", default="start,load,decode,train,gptq")
     parser.add_argument("--quantizers", default=",".join(QUANTIZERS))
     parser.add_argument("--host-only", action="store_true", help="do not run the peers")
     parser.add_argument("--llamacpp", help="a Python with llama_cpp and gguf")
+    parser.add_argument("--gptqmodel", help="a Python with gptqmodel")
     parser.add_argument("--write-docs", action="store_true")
     arguments = parser.parse_args()
     works = arguments.only.split(",")
-    if unknown := set(works) - {"start", "load", "decode", "train"}:
-        parser.error(f"unknown work {sorted(unknown)}, expected start, load, decode or train")
+    if unknown := set(works) - {"start", "load", "decode", "train", "gptq"}:
+        parser.error(f"unknown work {sorted(unknown)}, expected start, load, decode, train or gptq")
     if unknown := set(arguments.quantizers.split(",")) - set(QUANTIZERS):
         parser.error(f"unknown quantizers {sorted(unknown)}, expected {', '.join(QUANTIZERS)}")
     if not (SHARED / "bench" / "peer_hf.py").exists():
@@ -268,12 +296,15 @@ def main():
 
     env = threads_environment(arguments.threads)
     results = {"date": time.strftime("%Y-%m-%d"), "repeat": arguments.repeat, "machine": machine(env), "versions": versions(env)}
-    heavy = [work for work in works if work != "start"]
+    heavy = [work for work in works if work not in ("start", "gptq")]
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         if "start" in works:
             note("start ...")
             results["start"] = measure_start(env, folder, arguments.repeat)
+        if "gptq" in works:
+            note("gptq ...")
+            results["gptq"] = measure_gptq(env, folder, arguments.repeat, arguments.gptqmodel)
         if heavy:
             model = make_model(env)
             for kind in arguments.quantizers.split(","):

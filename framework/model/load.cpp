@@ -242,8 +242,9 @@ Value calibration_identity(const Loading& l, const LoadedModel& m) {
   for (const auto& patch : l.recipe.patches) ids.insert(l.registry.plugin_of("patch", patch.type));
   for (const auto& adapter : l.recipe.adapters)
     if (is_prepared) ids.insert(l.registry.plugin_of("adapter", adapter.type));
+  const Value loaded = l.registry.loaded();
   Value plugins = Value::list();
-  for (const Value& plugin : l.registry.loaded().as_list())
+  for (const Value& plugin : loaded.as_list())
     if (ids.count(plugin.at("id").as_string())) plugins.as_list().push_back(plugin);
   identity.set("plugins", plugins);
   for (const char* section : {"quantizer", "patch", is_prepared ? "adapter" : ""})
