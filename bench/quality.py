@@ -126,7 +126,7 @@ def gptqmodel_folder(python, folder, model, options, windows):
     job.write_text(json.dumps({"model": str(model), "options": options, "windows": str(windows), "out": str(folder / "gptqmodel")}))
     script = folder / "gptqmodel.py.txt"
     script.write_text(GPTQMODEL)
-    run([python, script, job], env=os.environ | {"HF_HUB_OFFLINE": "1"}, cwd=folder)
+    run([python, script, job], env=os.environ | {"HF_HUB_OFFLINE": "1", "GPTQMODEL_DISABLE_PACK_EXT": "1"}, cwd=folder)
     return folder / "gptqmodel"
 
 
