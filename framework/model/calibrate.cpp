@@ -7,6 +7,7 @@
 #include <chrono>
 #include <future>
 #include <map>
+#include <utility>
 
 #include "base/interrupt.h"
 #include "base/json.h"
@@ -22,8 +23,9 @@ namespace tenon::host {
 
 namespace {
 
-constexpr int64_t kTokensAtOnce = 2048;  // of a forward pass: enough for fast products, few enough to stay small
-constexpr double kLeastShare = 0.005;    // of the texts' tokens; modules that saw fewer are rounded without calibration
+constexpr int64_t kTokensAtOnce = 2048;                   // of a forward pass: enough for fast products, few enough to stay small
+constexpr int64_t kRememberedBytes = int64_t{512} << 20;  // of outputs of finished slots of the block at work
+constexpr double kLeastShare = 0.005;                     // of the texts' tokens; modules that saw fewer are rounded without calibration
 
 // Thrown by an observing filler when the stage has seen all it needs of a batch: the rest of the block need not run.
 struct StageDone {};
@@ -76,6 +78,39 @@ class ObservingFiller final : public Filler {
   Stage& stage_;
 };
 
+// Remembers what a quantized slot makes of each batch: the block runs once for every stage and once more, and only later slots have changed since.
+class RememberingFiller final : public Filler {
+ public:
+  RememberingFiller(std::shared_ptr<Filler> base, const size_t& batch) : base_(std::move(base)), batch_(batch) {}
+  std::string describe() const override { return base_->describe(); }
+  at::Tensor linear(const at::Tensor& x) override {
+    if (is_repeated_) return base_->linear(x);
+    if (outputs_.size() <= batch_) outputs_.resize(batch_ + 1), runs_.resize(batch_ + 1);
+    if (std::exchange(runs_[batch_], char{1})) {  // twice in one run of the block: each call has an input of its own
+      is_repeated_ = true;
+      outputs_.clear();
+      return base_->linear(x);
+    }
+    if (!outputs_[batch_].defined()) outputs_[batch_] = base_->linear(x);
+    return outputs_[batch_].clone();  // the block may write to it
+  }
+  at::Tensor dense_rows(at::ScalarType dtype, int64_t first, int64_t last) const override { return base_->dense_rows(dtype, first, last); }
+  at::Tensor bias() const override { return base_->bias(); }
+  const std::shared_ptr<Filler>& base() const { return base_; }
+  void begin_run() { runs_.assign(runs_.size(), 0); }
+
+ private:
+  std::shared_ptr<Filler> base_;
+  const size_t& batch_;
+  std::vector<at::Tensor> outputs_;
+  std::vector<char> runs_;  // 1: the batch has come by in this run
+  bool is_repeated_ = false;
+};
+
+int64_t remembered_bytes(const SlotSpec& slot, int64_t tokens, at::ScalarType compute) {
+  return tokens * slot.out * static_cast<int64_t>(c10::elementSize(compute));
+}
+
 class Calibrating {
  public:
   explicit Calibrating(const CalibrationRequest& request)
@@ -89,8 +124,14 @@ class Calibrating {
       for (int64_t i = 0; i < stacks[s].count; ++i) {
         const std::vector<Slot*> slots = slots_of(static_cast<int>(s), i);
         if (!slots.empty()) block(slots, static_cast<int>(s), i, concat(stacks[s].path, ".", i));
-        if (slots_left_ == 0) break;
-        for (State& state : states_) throw_if_interrupted(), request_.model.run_block(static_cast<int>(s), i, state);
+        if (slots_left_ == 0) {
+          forget();
+          break;
+        }
+        begin_runs();
+        for (batch_ = 0; batch_ < states_.size(); ++batch_)
+          throw_if_interrupted(), request_.model.run_block(static_cast<int>(s), i, states_[batch_]);
+        forget();
       }
     if (slots_left_ > 0) block(slots_of(-1, -1), -1, -1, "after_blocks");
     fill_tied(parts_);
@@ -161,7 +202,11 @@ class Calibrating {
       dense.deferred = nullptr, dense.only_dense = &paths;
       fill_model(dense);
       const size_t first_module = report_.modules.size();
-      for (auto& stage : stages_of(slots)) quantize(stage, stack, i);
+      int64_t room = kRememberedBytes;
+      for (auto& stage : stages_of(slots)) {
+        quantize(stage, stack, i);
+        if (stack >= 0) remember(stage, room);
+      }
       keep(slots, name, first_module);
     }
     ++blocks_done_;
@@ -199,6 +244,23 @@ class Calibrating {
     }
   }
 
+  // From here to the end of the block, as far as there is room.
+  void remember(const std::vector<Slot*>& slots, int64_t& room) {
+    for (Slot* slot : slots) {
+      room -= remembered_bytes(slot->spec(), report_.tokens, parts_.precision().compute);
+      if (room < 0) return;
+      remembered_.push_back({slot, std::make_shared<RememberingFiller>(slot->filler_ptr(), batch_)});
+      slot->fill(remembered_.back().second);
+    }
+  }
+  void begin_runs() {
+    for (auto& [slot, filler] : remembered_) filler->begin_run();
+  }
+  void forget() {
+    for (auto& [slot, filler] : remembered_) slot->fill(filler->base());
+    remembered_.clear();
+  }
+
   // Runs the block on all samples; afterwards its slots hold their plain fillers again.
   void observe(Stage& stage, int stack, int64_t i) {
     std::vector<std::shared_ptr<Filler>> plain;
@@ -219,12 +281,13 @@ class Calibrating {
       plain.push_back(slot->filler_ptr());
       slot->fill(std::make_shared<ObservingFiller>(spec, slot->filler_ptr(), is_first ? &watch : nullptr, stage));
     }
-    for (const State& state : states_) {
+    begin_runs();
+    for (batch_ = 0; batch_ < states_.size(); ++batch_) {
       throw_if_interrupted();
       for (auto& [group, watch] : stage.watches) watch.seen = false;
       stage.done = false;
-      State copy = state;
-      copy.hidden = state.hidden.clone();
+      State copy = states_[batch_];
+      copy.hidden = copy.hidden.clone();
       try {
         if (stack >= 0)
           request_.model.run_block(stack, i, copy);
@@ -276,7 +339,8 @@ class Calibrating {
   void keep(const std::vector<Slot*>& slots, const std::string& name, size_t first_module) {
     std::map<std::string, KeptSlot> kept;
     for (const Slot* slot : slots) {
-      const auto& filler = dynamic_cast<const QuantizedFiller&>(*slot->filler_ptr());
+      const auto* remembering = dynamic_cast<const RememberingFiller*>(slot->filler_ptr().get());
+      const auto& filler = dynamic_cast<const QuantizedFiller&>(remembering ? *remembering->base() : *slot->filler_ptr());
       kept[slot->spec().path] = {filler.tensors(), filler.bias()};
     }
     Value modules = Value::list();
@@ -303,6 +367,8 @@ class Calibrating {
   CalibrationStore store_;
   std::chrono::steady_clock::time_point start_;
   std::vector<State> states_;
+  std::vector<std::pair<Slot*, std::shared_ptr<RememberingFiller>>> remembered_;
+  size_t batch_ = 0;  // at work
   size_t slots_left_ = 0;
   int64_t blocks_done_ = 0, blocks_total_ = 0;
   CalibrationReport report_;
@@ -339,16 +405,18 @@ int64_t calibration_bytes(const Blueprint& blueprint, const Plan& plan, const st
         std::max(work, static_cast<int64_t>(static_cast<double>(batch) * (cost.compute * static_cast<double>(element) + cost.float32 * 4 +
                                                                           cost.scores * static_cast<double>(length * element))));
   std::map<std::pair<int, int64_t>, std::pair<int64_t, std::map<std::string, int64_t>>> blocks;
+  std::map<std::pair<int, int64_t>, int64_t> remembered;
   for (const auto& slot : blueprint.slots) {
     if (slots.count(slot.path) == 0) continue;
     auto& [dense, observers] = blocks[{slot.stack, slot.block}];
     dense += slot.numel() * static_cast<int64_t>(c10::elementSize(slot.dtype));
+    if (slot.stack >= 0) remembered[{slot.stack, slot.block}] += remembered_bytes(slot, section.samples * length, precision.compute);
     int64_t& group = observers[slot.input_group.empty() ? slot.path : slot.input_group];
     group = std::max(group, plan.find(slot.path)->quantizer->calibration_bytes(slot));
   }
   int64_t largest = 0;
   for (const auto& [place, block] : blocks) {
-    int64_t sum = block.first;
+    int64_t sum = block.first + std::min(kRememberedBytes, remembered[place]);
     for (const auto& [group, size] : block.second) sum += size;
     largest = std::max(largest, sum);
   }

@@ -184,6 +184,16 @@ TEST_CASE_FIXTURE(Fixture, "each stage is observed behind the stages and blocks 
     CHECK(close("last", product));
     h = h + at::matmul(product, weight(path + "last").t());
   }
+
+  // Nothing of the calibration stays behind: other inputs give other outputs.
+  State state = model.begin({.ids = at::arange(kVocabulary, at::kLong).view({1, kVocabulary})}, nullptr);
+  at::Tensor expected = state.hidden;
+  for (int64_t i = 0; i < kBlocks; ++i) {
+    model.run_block(0, i, state);
+    auto w = [&](const char* name) { return weight(concat("layers.", i, ".", name)).t(); };
+    expected = expected + at::matmul(at::matmul(expected, w("first")) * at::matmul(expected, w("second")), w("last"));
+  }
+  CHECK((state.hidden - expected).abs().max().item<float>() < 1e-5f * expected.abs().max().item<float>());  // sums of 4 products
 }
 
 TEST_CASE_FIXTURE(Fixture, "without stages a whole block is observed before any of it is quantized") {
