@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <csignal>
+#include <cstdlib>
 #include <cstring>
 #include <new>
 #include <vector>
@@ -122,7 +123,21 @@ std::string current_plugin() {
   return entry ? entry->id : current->id;
 }
 
+namespace {
+// exit() inside a plugin's call would be a run that ends well and has done nothing.
+void on_exit() {
+  if (!current) return;
+  say("error: plugin ");
+  say(current->id);
+  say(" ended the process in call ");
+  say(current->call);
+  say("\n");
+  ::_exit(static_cast<int>(ErrorCode::Plugin));
+}
+}  // namespace
+
 void install_crash_handler() {
+  std::atexit(on_exit);
 #ifndef __SANITIZE_ADDRESS__  // which reports crashes itself, and better
   // A stack of its own: a stack overflow is reported too.
   static auto* const stack = new std::vector<char>(64 << 10);

@@ -217,6 +217,19 @@ TEST_CASE("a machine that is full is not the plugin's fault") {
   }
 }
 
+TEST_CASE("a plugin that ends the process does not end it well") {
+  const pid_t child = ::fork();
+  if (child == 0) {
+    ::close(STDERR_FILENO);
+    install_crash_handler();
+    call_plugin("org.example.leaver", "make", "", [] { std::exit(0); });
+  }
+  int status = 0;
+  REQUIRE(::waitpid(child, &status, 0) == child);
+  CHECK(WIFEXITED(status));
+  CHECK(WEXITSTATUS(status) == static_cast<int>(ErrorCode::Plugin));
+}
+
 TEST_CASE("a crash tells in whose call it happened") {
 #ifdef __SANITIZE_ADDRESS__
   MESSAGE("SKIP: AddressSanitizer reports crashes itself");
