@@ -51,6 +51,8 @@ class Rtn final : public Quantizer {
   }
   // No row_granule: a weight is quantized whole, once its inputs have been watched.
   std::unique_ptr<Observer> make_observer(const SlotSpec& s) const override { return std::make_unique<InputPower>(s.in); }
+  // The sums, and float32 copies of the weight while it is rounded.
+  int64_t calibration_bytes(const SlotSpec& s) const override { return 4 * (s.in + 3 * s.numel()); }
   Tensors quantize(const SlotSpec& s, const at::Tensor& weight, const Observer* calibration) const override {
     const at::Tensor w = weight.to(at::kFloat).view({s.out, s.in / group_, group_});
     at::Tensor power = at::ones({1, s.in / group_, group_}, w.options());
