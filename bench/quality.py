@@ -199,11 +199,14 @@ def table(results):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--gptqmodel", help="a Python that imports gptqmodel")
+    parser.add_argument("--cases", default="", help="only those whose name begins with one of these, comma separated; dense is always there")
     parser.add_argument("--models", default=",".join(MODELS))
     parser.add_argument("--write-docs", action="store_true")
     arguments = parser.parse_args()
     if not (SHARED / "data" / "text" / "tinystories.txt").exists():
         sys.exit(f"SKIP quality: there are no models and text at {SHARED / 'data'}; set TENON_SHARED")
+    for label in [label for label in CASES if label != "dense" and not label.startswith(tuple(arguments.cases.split(",")))]:
+        del CASES[label]
     results = {}
     for model in arguments.models.split(","):
         with tempfile.TemporaryDirectory() as folder:
