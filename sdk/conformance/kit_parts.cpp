@@ -9,11 +9,15 @@
 #include <algorithm>
 
 #include "quantizer_kit.h"
+#include "tenon/nn/experts.h"
 
 namespace tenon::conformance {
 
 at::Tensor KitFiller::linear(const at::Tensor& x) {
   return at::linear(x, weight_.to(x.scalar_type()), bias_.defined() ? bias_.to(x.scalar_type()) : bias_);
+}
+at::Tensor KitFiller::grouped(const at::Tensor& x, const at::Tensor& offsets) {
+  return nn::grouped_linear(x, offsets, weight_.to(x.scalar_type()));
 }
 at::Tensor KitFiller::rows(const at::Tensor& ids, at::ScalarType dtype) { return at::embedding(weight_, ids).to(dtype); }
 at::Tensor KitFiller::dense_rows(at::ScalarType dtype, int64_t first, int64_t last) const {
@@ -42,7 +46,7 @@ void KitParts::fill(uint64_t seed, bool trainable) {
   for (const auto& spec : blueprint_.slots) {
     if (!spec.tied_to.empty()) continue;
     std::vector<int64_t> shape{spec.out, spec.in};
-    if (spec.count > 1) shape.insert(shape.begin(), spec.count);
+    if (spec.kind == SlotKind::Experts) shape.insert(shape.begin(), spec.count);
     at::Tensor bias;
     if (spec.bias) bias = normal({spec.out}, ++number, at::kFloat, 0.1).set_requires_grad(trainable);
     // Large enough that attention is not flat, small enough that nothing saturates.

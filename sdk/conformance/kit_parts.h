@@ -15,6 +15,7 @@ class KitFiller final : public Filler {
   KitFiller(at::Tensor weight, at::Tensor bias) : weight_(std::move(weight)), bias_(std::move(bias)) {}
   std::string describe() const override { return "dense"; }
   at::Tensor linear(const at::Tensor& x) override;
+  at::Tensor grouped(const at::Tensor& x, const at::Tensor& offsets) override;
   at::Tensor rows(const at::Tensor& ids, at::ScalarType dtype) override;
   at::Tensor dense_rows(at::ScalarType dtype, int64_t first, int64_t last) const override;
   at::Tensor bias() const override { return bias_; }
