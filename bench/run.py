@@ -60,10 +60,10 @@ dir = "unused"
 """
 
 
-def run(command, env=None, timeout=3600):
+def run(command, env=None, timeout=3600, cwd=None):
     """-> (stdout, seconds). A command that fails ends the bench with what it said."""
     start = time.monotonic()
-    done = subprocess.run([str(part) for part in command], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=timeout)
+    done = subprocess.run([str(part) for part in command], env=env, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=timeout)
     seconds = time.monotonic() - start
     if done.returncode != 0:
         sys.exit(f"bench: {' '.join(map(str, command))} ended with {done.returncode}:\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
@@ -175,7 +175,7 @@ def measure_gptq(env, folder, repeat, python):
         warm(model)
         host.append(parse(run([HOST, "__bench", recipe, "load"], env)[0]))
         if python:
-            text, _ = run([python, SHARED / "bench" / "peer_gptq.py", model], env)
+            text, _ = run([python, SHARED / "bench" / "peer_gptq.py", model], env, cwd=folder)  # it writes logs where it stands
             found = re.search(r"quantize ([\d.]+) s, peak RSS (\d+) MB", text)
             peer.append({"load_s": float(found[1]), "load_peak_mb": float(found[2])})
     return {"host": merge(host), "peer": merge(peer)}
