@@ -118,11 +118,13 @@ mend_cuda() {
 }
 
 fetch_crates() {
-  local lock
+  # As cmake/Rust.cmake has it: the rustc beside that cargo, not the first of PATH, which may be a rustup without a toolchain.
+  local lock rustc=${TENON_CARGO%/*}/rustc
+  [[ -x $rustc ]] || rustc=rustc
   for lock in "$root"/plugins/*/Cargo.lock "$root"/plugins/*/*/Cargo.lock; do
     [[ -e $lock ]] || continue
     step "Rust crates of ${lock#"$root"/} ..."
-    "$TENON_CARGO" fetch --quiet --locked --manifest-path "${lock%.lock}.toml" || fail \
+    RUSTC=$rustc "$TENON_CARGO" fetch --quiet --locked --manifest-path "${lock%.lock}.toml" || fail \
       "setup: cargo could not fetch the crates listed in ${lock#"$root"/}. This needs network once." \
       "With network, run: cargo fetch --locked --manifest-path ${lock%.lock}.toml"
   done
