@@ -8,6 +8,7 @@
 #include <span>
 #include <string>
 
+#include "support/errors.h"
 #include "tenon/error.h"
 
 namespace tenon::host::test {
@@ -66,6 +67,6 @@ std::string error_of(Body&& body) {
   return {};
 }
 
-inline bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
+using tenon::testing::contains;
 
 }  // namespace tenon::host::test

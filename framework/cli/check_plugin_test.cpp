@@ -2,6 +2,7 @@
 #include <cmath>
 
 #include "base/json.h"
+#include "support/errors.h"
 #include "support/run_host.h"
 
 #include <doctest/doctest.h>
@@ -9,10 +10,10 @@
 namespace fs = std::filesystem;
 using namespace tenon;
 using namespace tenon::host;
+using tenon::testing::contains;
 using testing::run_host;
 
 namespace {
-bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
 // Any bundled quantizer will do; this is the one that every build has.
 std::string quantizer_plugin() {
   const fs::path file = testing::build_dir() / "lib" / "tenon" / "plugins" / "libquant_nf4.so";

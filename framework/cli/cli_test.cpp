@@ -4,6 +4,7 @@
 #include <fstream>
 
 #include "base/json.h"
+#include "support/errors.h"
 #include "support/run_host.h"
 
 #include <doctest/doctest.h>
@@ -11,10 +12,10 @@
 namespace fs = std::filesystem;
 using namespace tenon;
 using namespace tenon::host;
+using tenon::testing::contains;
 using testing::run_host;
 
 namespace {
-bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
 fs::path bad_plugin(const std::string& name) { return testing::build_dir() / "tests" / "bad_plugins" / ("lib" + name + ".so"); }
 }  // namespace
 

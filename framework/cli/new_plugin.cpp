@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 
+#include "base/embedded.h"
 #include "base/file.h"
 #include "base/json.h"
 #include "base/text.h"
@@ -20,7 +21,7 @@ std::vector<std::string> tiers_of(const std::string& kind) {
   std::vector<std::string> tiers;
   for (const char* tier : {"stable", "native"}) {
     const std::string folder = kind == "quantizer" ? kind + "_" + tier : std::string(tier) == "native" ? kind : "";
-    if (std::any_of(template_files().begin(), template_files().end(), [&](const TemplateFile& file) { return folder == file.folder; }))
+    if (std::any_of(template_files().begin(), template_files().end(), [&](const EmbeddedFile& file) { return folder == file.folder; }))
       tiers.emplace_back(tier);
   }
   return tiers;

@@ -1,18 +1,10 @@
 #pragma once
 // `host plugins new`: a small plugin project that builds against the installed SDK. Its files come from sdk/templates/ and are part of this program.
 #include <string>
-#include <vector>
 
 #include "cli/args.h"
 
 namespace tenon::host {
-
-struct TemplateFile {
-  const char *folder, *path, *text;  // "quantizer_native", "mine.cpp"; "common" belongs to all
-};
-
-// Made by CMake.
-const std::vector<TemplateFile>& template_files();
 
 // Writes the project NAME for a kind into a new folder (--to, by default ./NAME) and returns what to do next. Error(Usage) for a kind, tier or name that
 // cannot be, and for a folder that holds something.

@@ -3,14 +3,15 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
-#include <functional>
 
 #include "base/json.h"
 #include "support/byte_codec.h"
+#include "support/errors.h"
 
 using namespace tenon;
 using namespace tenon::host;
 using tenon::testing::ByteCodec;
+using tenon::testing::error_of;
 
 namespace {
 
@@ -37,15 +38,6 @@ std::string shown(const Formatter& f, const char* record) {
   std::string text;
   for (const Sample& sample : f.samples(parse_json(record, "test"), "test:1")) text += (text.empty() ? "" : " | ") + shown(sample);
   return text;
-}
-
-std::string error_of(const std::function<void()>& body) {
-  try {
-    body();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
 }
 
 }  // namespace

@@ -2,24 +2,16 @@
 
 #include <doctest/doctest.h>
 
-#include <functional>
 
+#include "support/errors.h"
 #include "support/temp_dir.h"
 
 using namespace tenon;
 using namespace tenon::host;
+using tenon::testing::error_of;
 using tenon::testing::TempDir;
 
-namespace {
-std::string error_of(const std::function<void()>& body) {
-  try {
-    body();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
-}
-}  // namespace
+namespace {}  // namespace
 
 TEST_CASE("records of a lines file know their lines") {
   TempDir dir;

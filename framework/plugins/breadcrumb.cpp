@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "tenon/error.h"
+#include "tenon/seams.h"
 
 namespace tenon::host {
 
@@ -153,3 +154,13 @@ void install_crash_handler() {
 }
 
 }  // namespace tenon::host
+
+namespace tenon::detail {
+
+std::string running_plugin() { return host::current_plugin(); }
+
+void run_in_name_of(const std::string& owner, const std::string& where, const std::function<void()>& call) {
+  host::call_plugin(owner, where.c_str(), "", call);
+}
+
+}  // namespace tenon::detail

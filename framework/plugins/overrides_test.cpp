@@ -4,6 +4,7 @@
 
 #include "base/file.h"
 #include "plugins/registry.h"
+#include "support/errors.h"
 #include "support/paths.h"
 #include "support/temp_dir.h"
 
@@ -12,6 +13,8 @@
 namespace fs = std::filesystem;
 using namespace tenon;
 using namespace tenon::host;
+using tenon::testing::contains;
+using tenon::testing::error_of;
 
 namespace {
 
@@ -21,24 +24,11 @@ Discovery with(std::vector<fs::path> files, std::vector<std::string> overrides) 
   return discover_plugins({.plugin_dirs = {}, .plugin_files = std::move(files), .bundled_only = false, .overrides = std::move(overrides)});
 }
 
-template <class Call>
-std::string error_of(ErrorCode code, Call&& call) {
-  try {
-    call();
-  } catch (const Error& error) {
-    CHECK(error.code() == code);
-    return error.what();
-  }
-  return "no error";
-}
-
-bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
-
 }  // namespace
 
 TEST_CASE("an override chooses between two plugins of one name, either way") {
   const std::vector<fs::path> both = {bad_plugin("good"), bad_plugin("same_name")};
-  CHECK(contains(error_of(ErrorCode::Plugin, [&] { Registry(with(both, {})).patch("good_patch"); }),
+  CHECK(contains(error_of([&] { Registry(with(both, {})).patch("good_patch"); }, ErrorCode::Plugin),
                  "choose with --override patch:good_patch=org.example.good or =org.example.same_name"));
   for (const std::string id : {"org.example.good", "org.example.same_name"}) {
     Registry registry(with(both, {"patch:good_patch=" + id}));
@@ -70,7 +60,7 @@ TEST_CASE("an override lets a stranger take a bundled name, and nothing else of 
   std::copy(row.begin(), row.end(), manifest->provides[0]);
   const fs::path stranger = folder.write("a.so", bytes);
   ::chmod(stranger.c_str(), 0644);
-  CHECK(contains(error_of(ErrorCode::Plugin, [&] { Registry(with({stranger}, {})); }),
+  CHECK(contains(error_of([&] { Registry(with({stranger}, {})); }, ErrorCode::Plugin),
                  "or ask for it with --override " + row + "=org.example.good"));
   Registry registry(with({stranger}, {row + "=org.example.good"}));
   CHECK(registry.plugin_of("patch", name) == "org.example.good");
@@ -85,7 +75,7 @@ TEST_CASE("an override lets a stranger take a bundled name, and nothing else of 
 
 TEST_CASE("an override that cannot be followed says why") {
   auto error = [&](const std::string& text, ErrorCode code = ErrorCode::Plugin) {
-    return error_of(code, [&] { with({bad_plugin("good")}, {text}); });
+    return error_of([&] { with({bad_plugin("good")}, {text}); }, code);
   };
   for (const char* text : {"", "mine", "quantizer:mine", "quantizer=x", ":a=b", "patch:=b", "patch:a="})
     CHECK(contains(error(text, ErrorCode::Usage), "is not kind:name=id, as in quantizer:mine=org.example.mine"));
@@ -95,17 +85,18 @@ TEST_CASE("an override that cannot be followed says why") {
       contains(error("patch:good_patch=org.example.god"), "no plugin here has the id 'org.example.god', did you mean 'org.example.good'?"));
   CHECK(contains(error("patch:god_patch=org.example.good"),
                  "org.example.good provides patch:good_patch, not patch 'god_patch', did you mean 'patch:good_patch'?"));
-  CHECK(contains(error_of(ErrorCode::Usage,
-                          [&] {
-                            with({bad_plugin("good")}, {"patch:good_patch=org.example.good", "patch:good_patch=org.example.x"});
-                          }),
+  CHECK(contains(error_of(
+                     [&] {
+                       with({bad_plugin("good")}, {"patch:good_patch=org.example.good", "patch:good_patch=org.example.x"});
+                     },
+                     ErrorCode::Usage),
                  "contradicts --override patch:good_patch=org.example.good"));
   const testing::TempDir folder;
   ::chmod(folder.path().c_str(), 0755);
   const fs::path copy = folder.path() / "libgood.so";
   fs::copy_file(bad_plugin("good"), copy);
   ::chmod(copy.c_str(), 0666);
-  const std::string refused = error_of(ErrorCode::Plugin, [&] { with({copy}, {"patch:good_patch=org.example.good"}); });
+  const std::string refused = error_of([&] { with({copy}, {"patch:good_patch=org.example.good"}); }, ErrorCode::Plugin);
   CHECK(contains(refused, "that plugin cannot be used, " + copy.string()));
   CHECK(contains(refused, "chmod o-w"));
 }

@@ -4,6 +4,7 @@
 
 #include "base/sha256.h"
 #include "plugins/discovery.h"
+#include "support/errors.h"
 #include "support/paths.h"
 #include "support/temp_dir.h"
 #include "tenon/error.h"
@@ -13,6 +14,7 @@
 namespace fs = std::filesystem;
 using namespace tenon;
 using namespace tenon::host;
+using tenon::testing::contains;
 
 namespace {
 
@@ -35,8 +37,6 @@ std::string problem_with(std::string_view text) {
   }
   return "";
 }
-
-bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
 
 // The good plugin in a folder of its own, judged by a policy.
 struct Judged {

@@ -7,6 +7,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/sha256.h"
+#include "support/errors.h"
 #include "support/paths.h"
 #include "support/temp_dir.h"
 #include "tenon/log.h"
@@ -16,6 +17,7 @@
 namespace fs = std::filesystem;
 using namespace tenon;
 using namespace tenon::host;
+using tenon::testing::contains;
 
 namespace {
 
@@ -34,8 +36,6 @@ std::string failure(Registry& registry, const std::string& patch) {
   }
   return "";
 }
-
-bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
 
 }  // namespace
 
@@ -206,56 +206,4 @@ TEST_CASE("a plugin's lines in the log carry its id, whatever the caller calls i
   set_log_sink(nullptr);
   CHECK(lines == std::vector<std::string>{"1 org.example.good: 2 rows are all zero", "2 org.example.unknown: hello",
                                           "1 a plugin: from a thread of mine"});
-}
-
-TEST_CASE("a machine that is full is not the plugin's fault") {
-  try {
-    call_plugin("org.example.x", "linear", "", [] { throw std::runtime_error("DefaultCPUAllocator: can't allocate memory"); });
-    FAIL("should have thrown");
-  } catch (const Error& error) {
-    CHECK(error.code() == ErrorCode::Device);
-  }
-}
-
-TEST_CASE("a plugin that ends the process does not end it well") {
-  const pid_t child = ::fork();
-  if (child == 0) {
-    ::close(STDERR_FILENO);
-    install_crash_handler();
-    call_plugin("org.example.leaver", "make", "", [] { std::exit(0); });
-  }
-  int status = 0;
-  REQUIRE(::waitpid(child, &status, 0) == child);
-  CHECK(WIFEXITED(status));
-  CHECK(WEXITSTATUS(status) == static_cast<int>(ErrorCode::Plugin));
-}
-
-TEST_CASE("a crash tells in whose call it happened") {
-#ifdef __SANITIZE_ADDRESS__
-  MESSAGE("SKIP: AddressSanitizer reports crashes itself");
-#else
-  int pipe[2];
-  REQUIRE(::pipe(pipe) == 0);
-  const pid_t child = ::fork();
-  if (child == 0) {
-    ::dup2(pipe[1], STDERR_FILENO);
-    install_crash_handler();
-    Registry registry(with({bad_plugin("makes_nothing")}));
-    call_plugin("org.example.outer", "on_config", "", [&] { registry.patch("crashes_in_make").make(Value::table()); });
-    ::_exit(0);
-  }
-  ::close(pipe[1]);
-  std::string text(4096, '\0');
-  size_t size = 0;
-  for (ssize_t n; (n = ::read(pipe[0], text.data() + size, text.size() - size)) > 0;) size += static_cast<size_t>(n);
-  ::close(pipe[0]);
-  text.resize(size);
-  int status = 0;
-  REQUIRE(::waitpid(child, &status, 0) == child);
-  CHECK(WIFSIGNALED(status));
-  CHECK(WTERMSIG(status) == SIGSEGV);
-  CHECK(contains(text, "error: segmentation fault in plugin org.example.makes_nothing (" +
-                           fs::canonical(bad_plugin("makes_nothing")).string() +
-                           "), call make, crashes_in_make, called from plugin org.example.outer, call on_config"));
-#endif
 }

@@ -2,6 +2,8 @@
 #include <algorithm>
 #include <iterator>
 
+#include "base/embedded.h"
+#include "base/text.h"
 #include "recipe/schema.h"
 
 namespace tenon::host {
@@ -12,7 +14,8 @@ struct Migration {
   const char *from, *to;
 };
 
-// Axolotl, TRL and the alignment handbook, flat at the top level there.
+// Axolotl, TRL and the alignment handbook, flat at the top level there. What a plugin's options are called elsewhere is that plugin's to say:
+// plugins/*/other_tools.txt, lines of "name there = what to write here".
 constexpr Migration kMigrations[] = {
     {"base_model", "path in [model]"},
     {"model_name_or_path", "path in [model]"},
@@ -25,27 +28,8 @@ constexpr Migration kMigrations[] = {
     {"load_in_4bit", "[quantizer] with the type of a 4-bit quantizer (host plugins list --kind quantizer)"},
     {"load_in_8bit", "[quantizer] with the type of an 8-bit quantizer (host plugins list --kind quantizer)"},
     {"quantization_bit", "[quantizer] with a type (host plugins list --kind quantizer)"},
-    {"bnb_4bit_quant_type", "type in [quantizer]"},
-    {"bnb_4bit_compute_dtype", "compute_dtype in [quantizer]"},
-    {"bnb_4bit_use_double_quant", "double_quant in [quantizer]"},
-    {"use_bnb_nested_quant", "double_quant in [quantizer]"},
-    {"llm_int8_skip_modules", "skip_modules in [quantizer]"},
     {"modules_to_not_convert", "skip_modules in [quantizer]"},
-    {"rope_scaling", "[[patch]] with type = \"rope_scaling\""},
-    {"flash_attention", "[[patch]] with type = \"attention\""},
-    {"attn_implementation", "[[patch]] with type = \"attention\""},
-    {"flash_attn", "[[patch]] with type = \"attention\""},
-    {"lora_r", "r in [adapter]"},
-    {"lora_rank", "r in [adapter]"},
-    {"lora_alpha", "lora_alpha in [adapter]"},
-    {"lora_dropout", "lora_dropout in [adapter]"},
-    {"lora_target_modules", "target_modules in [adapter]"},
-    {"lora_target", "target_modules in [adapter]"},
-    {"lora_target_linear", "target_modules = \"all-linear\" in [adapter]"},
-    {"lora_modules_to_save", "modules_to_save in [adapter]"},
-    {"lora_model_dir", "path in [adapter]"},
     {"adapter_name_or_path", "path in [adapter]"},
-    {"peft_use_dora", "use_dora in [adapter]"},
     {"use_peft", "[adapter] with a type"},
     {"finetuning_type", "[adapter] with a type"},
     {"tokens", "add_tokens in [text]"},
@@ -93,13 +77,20 @@ constexpr Later kLater[] = {
     {"text", "add_tokens", "'add_tokens' is not served yet: the patch that resizes embeddings brings it"},
 };
 
+std::string hint_of_plugins(const std::string& key) {
+  const std::string start = key + " = ";
+  for (const auto& file : other_tools_files())
+    for (const auto& line : split(file.text, '\n'))
+      if (line.starts_with(start)) return line.substr(start.size());
+  return "";
+}
+
 }  // namespace
 
 std::string migration_hint(const std::string& section, const std::string& key) {
   const auto found = std::find_if(std::begin(kMigrations), std::end(kMigrations), [&](const Migration& m) { return key == m.from; });
-  if (found == std::end(kMigrations)) return "";
-  // "lora_alpha in [adapter]" is of no help inside [adapter].
-  const std::string to = found->to;
+  const std::string to = found == std::end(kMigrations) ? hint_of_plugins(key) : found->to;
+  // "r in [adapter]" is of no help to an r inside [adapter].
   if (!section.empty() && to.rfind(key + " in [" + section + "]", 0) == 0) return "";
   return to;
 }

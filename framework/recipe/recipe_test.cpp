@@ -1,5 +1,6 @@
 #include "recipe/recipe.h"
 
+#include "base/embedded.h"
 #include "base/json.h"
 #include "base/options.h"
 #include "base/text.h"
@@ -167,4 +168,20 @@ TEST_CASE("hints lead to keys that exist") {
     CHECK_NOTHROW(schema_section(hint.substr(open + 1, close - open - 1)));
   }
   CHECK(migration_hint("", "no_such_thing").empty());
+  CHECK(migration_hint("adapter", "no_such_thing").empty());
+  // What the bundled plugins say of theirs.
+  size_t hints = 0;
+  for (const auto& file : other_tools_files())
+    for (const auto& line : split(file.text, '\n')) {
+      if (line.empty() || line.starts_with('#')) continue;
+      CAPTURE(line);
+      const size_t equals = line.find(" = ");
+      REQUIRE(equals != std::string::npos);
+      CHECK(migration_hint("", line.substr(0, equals)) == line.substr(equals + 3));
+      const size_t open = line.rfind('['), close = line.find(']', open);
+      REQUIRE((open != std::string::npos && close != std::string::npos));
+      CHECK_NOTHROW(schema_section(line.substr(open + 1, close - open - 1)));
+      ++hints;
+    }
+  CHECK(hints > 0);
 }

@@ -16,14 +16,17 @@
 
 #include <algorithm>
 #include <cmath>
-#include <functional>
 #include <map>
 
 #include "product.h"
+#include "support/errors.h"
+#include "support/memory_file.h"
 #include "support/tiny_model.h"
 
 using namespace tenon;
 using namespace tenon::lora;
+using tenon::testing::error_of;
+using tenon::testing::MemoryFile;
 using tenon::testing::PlainFiller;
 
 namespace {
@@ -53,18 +56,6 @@ SlotSpec embedding_slot(int64_t rows, int64_t width) {
   return slot;
 }
 
-struct Files : TensorSource {
-  std::map<std::string, at::Tensor> tensors;
-  std::vector<std::string> names() const override {
-    std::vector<std::string> all;
-    for (const auto& [name, tensor] : tensors) all.push_back(name);
-    return all;
-  }
-  bool has(const std::string& name) const override { return tensors.count(name) > 0; }
-  TensorSpec spec(const std::string& name) const override { return {name, tensors.at(name).sizes().vec(), tensors.at(name).scalar_type()}; }
-  at::Tensor read(const std::string& name) const override { return tensors.at(name).clone(); }
-};
-
 // One wrapped layer with random A and B.
 struct Wrapped {
   explicit Wrapped(LoraOptions options = {}, int64_t out = 12, int64_t in = 10, bool with_bias = true, bool trainable = true)
@@ -88,15 +79,6 @@ LoraOptions options_of(int64_t r, double alpha, double dropout = 0) {
   options.lora_alpha = alpha;
   options.lora_dropout = dropout;
   return options;
-}
-
-std::string error_of(const std::function<void()>& body) {
-  try {
-    body();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
 }
 
 }  // namespace
@@ -344,7 +326,7 @@ TEST_CASE("a file's tensors find their places under every known spelling") {
       SlotSpec slot = linear_slot(12, 10, path);
       slot.sources = {Source::rename("old.q.weight")};
       adapter.wrap(slot, std::make_shared<PlainFiller>(at::randn({12, 10}), at::Tensor()), at::kCPU, true);
-      Files file;
+      MemoryFile file;
       const at::Tensor a = file.tensors[std::string(prefix) + ".lora_A" + name + ".weight"] = at::randn({4, 10});
       const at::Tensor b = file.tensors[std::string(prefix) + ".lora_B" + name + ".weight"] = at::randn({12, 4});
       adapter.load(file);
@@ -356,7 +338,7 @@ TEST_CASE("a file's tensors find their places under every known spelling") {
 
 TEST_CASE("a file that does not fit is refused with everything that is wrong") {
   Wrapped w(options_of(4, 4));
-  Files file;
+  MemoryFile file;
   file.tensors["base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"] = at::randn({8, 10});
   file.tensors["base_model.model.model.layers.7.self_attn.q_proj.lora_A.weight"] = at::randn({4, 10});
   const std::string text = error_of([&] { w.adapter.load(file); });
@@ -368,7 +350,7 @@ TEST_CASE("a file that does not fit is refused with everything that is wrong") {
 TEST_CASE("a saved copy of the base weight must be the model's own") {
   at::manual_seed(14);
   Wrapped w(options_of(4, 4));
-  Files file;
+  MemoryFile file;
   const std::string path = "base_model.model.model.layers.0.self_attn.q_proj";
   file.tensors[path + ".lora_A.weight"] = at::randn({4, 10});
   file.tensors[path + ".lora_B.weight"] = at::randn({12, 4});

@@ -6,8 +6,11 @@
 #include <functional>
 #include <set>
 
+#include "support/errors.h"
+
 using namespace tenon;
 using namespace tenon::lora;
+using tenon::testing::error_of;
 
 namespace {
 
@@ -38,15 +41,6 @@ std::vector<std::string> found(const Value& targets, const std::function<void(Lo
   options.target_modules = targets;
   if (change) change(options);
   return find_targets(options, two_layers(), false).paths;
-}
-
-std::string error_of(const std::function<void()>& body) {
-  try {
-    body();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
 }
 
 using Paths = std::vector<std::string>;

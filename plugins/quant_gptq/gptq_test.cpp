@@ -14,8 +14,11 @@
 #include <cmath>
 #include <map>
 
+#include "support/memory_file.h"
+
 using namespace tenon;
 using gptq::Gptq;
+using tenon::testing::MemoryFile;
 
 namespace {
 
@@ -24,18 +27,6 @@ const std::string kBase = "model.layers.0.mlp.up_proj";
 SlotSpec slot_of(int64_t out, int64_t in, at::ScalarType dtype = at::kFloat) {
   return {.path = kBase, .out = out, .in = in, .dtype = dtype, .stack = 0, .block = 0, .sources = {Source::rename(kBase + ".weight")}};
 }
-
-struct MemoryFile final : TensorSource {
-  std::map<std::string, at::Tensor> tensors;
-  std::vector<std::string> names() const override {
-    std::vector<std::string> all;
-    for (const auto& [name, t] : tensors) all.push_back(name);
-    return all;
-  }
-  bool has(const std::string& name) const override { return tensors.count(name) > 0; }
-  TensorSpec spec(const std::string& name) const override { return {name, tensors.at(name).sizes().vec(), tensors.at(name).scalar_type()}; }
-  at::Tensor read(const std::string& name) const override { return tensors.at(name).clone(); }
-};
 
 MemoryFile packed(const Gptq& q, const SlotSpec& slot, const Tensors& t) {
   MemoryFile file;

@@ -14,7 +14,10 @@
 
 #include "support/stable_plugin.h"
 
+#include "support/memory_file.h"
+
 using namespace tenon;
+using tenon::testing::MemoryFile;
 using tenon::testing::stable_quantizer;
 
 namespace {
@@ -26,18 +29,6 @@ SlotSpec slot_of(int64_t out, int64_t in, at::ScalarType dtype = at::kFloat) {
           .dtype = dtype,
           .sources = {Source::rename("model.layers.0.mlp.up_proj.weight")}};
 }
-
-struct MemoryFile final : TensorSource {
-  std::map<std::string, at::Tensor> tensors;
-  std::vector<std::string> names() const override {
-    std::vector<std::string> all;
-    for (const auto& [name, t] : tensors) all.push_back(name);
-    return all;
-  }
-  bool has(const std::string& name) const override { return tensors.count(name) > 0; }
-  TensorSpec spec(const std::string& name) const override { return {name, tensors.at(name).sizes().vec(), tensors.at(name).scalar_type()}; }
-  at::Tensor read(const std::string& name) const override { return tensors.at(name).clone(); }
-};
 
 // LLM.int8() written out: x [rows, in] float32, codes and scales of the weight.
 at::Tensor definition(const at::Tensor& x, const Tensors& weight, double threshold) {

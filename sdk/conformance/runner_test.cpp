@@ -6,6 +6,7 @@
 #include <sstream>
 
 #include "conformance/results.h"
+#include "support/errors.h"
 #include "support/temp_dir.h"
 #include "tenon/json.h"
 
@@ -13,6 +14,7 @@
 
 using namespace tenon;
 using namespace tenon::conformance;
+using tenon::testing::contains;
 
 namespace {
 
@@ -33,8 +35,6 @@ struct FakeChild {
     return std::count(std::istreambuf_iterator<char>(in), {}, '\n');
   }
 };
-
-bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
 
 std::vector<Provided> some_provides() { return {{"quantizer", "mine", {}}, {"patch", "other", {}}}; }
 

@@ -9,6 +9,7 @@
 
 #include "base/options.h"
 #include "base/sha256.h"
+#include "support/memory_file.h"
 #include "tenon/json.h"
 
 namespace tenon::testing {
@@ -27,22 +28,6 @@ at::Tensor numbers(std::vector<int64_t> shape, uint32_t seed, at::ScalarType dty
   }
   return t.to(dtype);
 }
-
-struct MemoryFile final : TensorSource {
-  std::map<std::string, at::Tensor> tensors;
-  std::vector<std::string> names() const override {
-    std::vector<std::string> all;
-    for (const auto& [name, t] : tensors) all.push_back(name);
-    return all;
-  }
-  bool has(const std::string& name) const override { return tensors.count(name) > 0; }
-  TensorSpec spec(const std::string& name) const override { return {name, find(name).sizes().vec(), find(name).scalar_type()}; }
-  at::Tensor read(const std::string& name) const override { return find(name).clone(); }
-  const at::Tensor& find(const std::string& name) const {
-    if (!has(name)) fail(ErrorCode::Data, "there is no tensor '", name, "'");
-    return tensors.at(name);
-  }
-};
 
 Value text_of(const at::Tensor& tensor) {
   const at::Tensor t = tensor.contiguous();

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "tenon/error.h"
+#include "tenon/export.h"
 #include "tenon/filler.h"
 
 namespace tenon {
@@ -95,6 +96,14 @@ struct LossArgs {
   double logit_scale = 1;
 };
 
+namespace detail {
+// The id of the plugin whose call runs on this thread; "" outside any.
+TENON_API std::string running_plugin();
+// Runs a call into plugin `owner`, at `where`: its errors, and a crash in it, are told as that plugin's.
+TENON_API void run_in_name_of(const std::string& owner, const std::string& where, const std::function<void()>& call);
+}  // namespace detail
+
+// Each function runs in the name of the plugin that handed it over.
 template <class Args, class Result>
 class Seam {
  public:
@@ -106,41 +115,62 @@ class Seam {
 
   // The architecture's own way; set before patches run.
   void set_default(std::string who, Fn fn) {
-    default_ = std::move(fn);
-    default_name_ = std::move(who);
+    default_ = {std::move(who), detail::running_plugin(), std::move(fn)};
     compose();
   }
   void replace(std::string who, Fn fn) {
-    if (replacement_)
-      fail(ErrorCode::Recipe, "patches '", replaced_by_, "' and '", who, "' both replace the ", name_, " seam: keep one of them");
-    replacement_ = std::move(fn);
-    replaced_by_ = std::move(who);
+    if (replacement_.call)
+      fail(ErrorCode::Recipe, "patches '", replacement_.who, "' and '", who, "' both replace the ", name_, " seam: keep one of them");
+    replacement_ = {std::move(who), detail::running_plugin(), std::move(fn)};
     compose();
   }
   void wrap(std::string who, Wrapper wrapper) {
-    wrappers_.emplace_back(std::move(who), std::move(wrapper));
+    wrappers_.push_back({std::move(who), detail::running_plugin(), std::move(wrapper)});
     compose();
   }
 
   Result operator()(const Args& args) const { return chain_(args); }
-  bool is_default() const { return !replacement_ && wrappers_.empty(); }
+  bool is_default() const { return !replacement_.call && wrappers_.empty(); }
   bool is_set() const { return static_cast<bool>(chain_); }
   // Innermost first: {"sdpa", "sliding_window"}.
   std::vector<std::string> chain() const {
-    std::vector<std::string> names{replacement_ ? replaced_by_ : default_name_};
-    for (const auto& [who, fn] : wrappers_) names.push_back(who);
+    std::vector<std::string> names{innermost().who};
+    for (const auto& wrapper : wrappers_) names.push_back(wrapper.who);
     return names;
   }
 
  private:
+  template <class Call>
+  struct Owned {
+    std::string who, owner;
+    Call call;
+  };
+
+  const Owned<Fn>& innermost() const { return replacement_.call ? replacement_ : default_; }
   void compose() {
-    chain_ = replacement_ ? replacement_ : default_;
-    for (const auto& [who, wrapper] : wrappers_)
-      chain_ = [wrapper = wrapper, next = chain_](const Args& args) { return wrapper(args, next); };
+    chain_ = innermost().call;
+    if (!chain_ || is_default()) return;  // the call into the architecture is its name already
+    chain_ = [own = innermost(), place = place_of(innermost().who)](const Args& args) {
+      return in_name_of(own.owner, place, [&] { return own.call(args); });
+    };
+    for (const auto& wrapper : wrappers_)
+      chain_ = [own = wrapper, place = place_of(wrapper.who), next = chain_](const Args& args) {
+        return in_name_of(own.owner, place, [&] { return own.call(args, next); });
+      };
   }
-  std::string name_, default_name_, replaced_by_;
-  Fn default_, replacement_, chain_;
-  std::vector<std::pair<std::string, Wrapper>> wrappers_;
+  std::string place_of(const std::string& who) const { return name_ + " seam, " + who; }
+  template <class Call>
+  static Result in_name_of(const std::string& owner, const std::string& place, const Call& call) {
+    if (owner.empty()) return call();
+    Result result{};
+    detail::run_in_name_of(owner, place, [&] { result = call(); });
+    return result;
+  }
+
+  std::string name_;
+  Owned<Fn> default_, replacement_;
+  std::vector<Owned<Wrapper>> wrappers_;
+  Fn chain_;
 };
 
 // The seams of one model. An architecture sets the defaults of those it goes through (Blueprint::seams names them).

@@ -1,9 +1,9 @@
-# The files of sdk/templates/ as a C++ source, so that `host plugins new` needs nothing beside the program: tenon_embed_templates(<out.cpp>).
+# Files below a folder as a C++ source, so that the program needs nothing beside itself: tenon_embed_files(<out.cpp> <function> <root> <pattern>).
+# The function is declared in framework/base/embedded.h.
 include_guard(GLOBAL)
 
-function(tenon_embed_templates out)
-  set(root "${PROJECT_SOURCE_DIR}/sdk/templates")
-  file(GLOB_RECURSE files CONFIGURE_DEPENDS RELATIVE "${root}" "${root}/*")
+function(tenon_embed_files out function root pattern)
+  file(GLOB_RECURSE files CONFIGURE_DEPENDS RELATIVE "${root}" "${root}/${pattern}")
   list(SORT files)
   set(rows "")
   foreach(file IN LISTS files)
@@ -15,13 +15,13 @@ function(tenon_embed_templates out)
     file(READ "${root}/${file}" text)
     string(APPEND rows "      {\"${folder}\", \"${path}\", R\"TENON(${text})TENON\"},\n")
   endforeach()
-  set(source "// Made from sdk/templates/ by tenon_embed_templates (cmake/Templates.cmake).
-#include \"cli/new_plugin.h\"
+  set(source "// Made by tenon_embed_files (cmake/Embed.cmake).
+#include \"base/embedded.h\"
 
 namespace tenon::host {
 
-const std::vector<TemplateFile>& template_files() {
-  static const auto* const all = new std::vector<TemplateFile>{
+const std::vector<EmbeddedFile>& ${function}() {
+  static const auto* const all = new std::vector<EmbeddedFile>{
 ${rows}  };
   return *all;
 }
