@@ -18,7 +18,7 @@ CUDA = ["nvidia-cuda-nvcc==13.0.88", "nvidia-nvvm==13.0.88", "nvidia-cuda-crt==1
 TOOLS = ["cmake==3.31.10"]
 PARITY = ["torch==2.11.0", "transformers==5.23.0", "peft==0.21.2", "bitsandbytes==0.50.2", "trl==1.16.0",
           "accelerate==1.15.0", "datasets==5.2.0", "numpy==2.4.6", "sentencepiece==0.2.3", "tiktoken==0.14.0",
-          "gguf==0.19.0", "pytest==9.2.0"]
+          "gguf==0.19.0", "pytest==9.2.0", "torchvision==0.26.0", "pillow==13.0.0"]
 # What libtorch_cpu links; the rest of CUDA is for machines that have a GPU, and for Python's torch.
 CPU_LIBRARIES = {"torch", "nvidia-cuda-runtime", "nvidia-cuda-cupti"}
 # Compilers for CUDA code and bindings that no CPU run imports.

@@ -11,6 +11,7 @@ readonly packages=(
   "g++|g++" "ninja-build|ninja" "git|git" "ca-certificates|/etc/ssl/certs/ca-certificates.crt"
   "libboost1.81-dev|boost/dll/library_info.hpp" "libboost-program-options1.81-dev|boost/program_options.hpp"
   "libtomlplusplus-dev|toml++/toml.h" "nlohmann-json3-dev|nlohmann/json.hpp" "doctest-dev|doctest/doctest.h"
+  "libjpeg62-turbo-dev|/usr/include/jpeglib.h" "libpng-dev|/usr/include/png.h" "libwebp-dev|webp/decode.h"
 )
 
 header() {  # full path of an installed header

@@ -7,6 +7,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/options.h"
+#include "model/backbones.h"
 #include "model/devices.h"
 #include "plugins/breadcrumb.h"
 #include "plugins/loader.h"
@@ -103,6 +104,11 @@ conformance::Subject check_subject(const fs::path& file) {
   };
   subject.guarded = [id = plugin.id()](const std::string& check, const std::string& name, const std::function<void()>& body) {
     call_plugin(id, check.c_str(), name, body);
+  };
+  subject.backbones = []() -> Backbones& {
+    static auto* const bundled =
+        new RegistryBackbones(*new Registry(discover_plugins({.plugin_dirs = {}, .plugin_files = {}, .bundled_only = true})));
+    return *bundled;
   };
   subject.devices = [] {
     std::vector<at::Device> devices{at::kCPU};

@@ -161,6 +161,8 @@ QuantizerReport report_quantizer(const Recipe& recipe, Registry& registry, const
   request.text = full.model->text.get();
   request.end_ids = full.model->eos_ids();
   request.vocab_size = full.model->model->blueprint().vocab_size;
+  request.media = full.model->media;
+  request.media_folder = recipe.media.folder;
   const Dataset set = build_dataset(request);
   for (const auto& warning : set.warnings) log_warn(warning);
 

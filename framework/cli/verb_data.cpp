@@ -4,6 +4,7 @@
 #include "base/log.h"
 #include "cli/session_options.h"
 #include "data/report.h"
+#include "model/media_support.h"
 #include "model/text_files.h"
 #include "session/workspace.h"
 
@@ -21,7 +22,9 @@ int verb_data(const Args& args) {
                          .text = codec.get(),
                          .end_ids = ends.eos_ids(),
                          .vocab_size = checkpoint->config().int_or("vocab_size", 0),
-                         .seed = recipe.train ? recipe.train->seed : 0};
+                         .seed = recipe.train ? recipe.train->seed : 0,
+                         .media = load_processor(recipe, *work.registry, *checkpoint),
+                         .media_folder = recipe.media.folder};
   if (codec && codec->eos()) request.end_ids.push_back(*codec->eos());
   std::optional<Dataset> train, eval;
   if (!recipe.data->train.empty()) train = build_dataset(request);

@@ -37,13 +37,17 @@ const std::vector<Verb>& table() {
            },
        .more = "A folder with only config.json is enough."},
       {.name = "logits",
-       .usage = "recipe.toml --tokens ids.json --out logits.safetensors",
-       .summary = "the model's output for token ids, as float32",
+       .usage = "recipe.toml --tokens ids.json | --messages messages.json --out logits.safetensors",
+       .summary = "the model's output for token ids or conversations, as float32",
        .takes_recipe = true,
        .declare =
            [](Declare& flag) {
              flag("tokens", value<std::string>("FILE"), "JSON: a list of equal-length lists of ids");
-             flag("out", value<std::string>("FILE"), "a safetensors file: logits [batch, time, vocabulary]");
+             flag("media", value<std::string>("FILE"), "with --tokens: a safetensors file of what the processor makes (pixel_values)");
+             flag("messages", value<std::string>("FILE"), "JSON: a conversation, or a list of them; parts may name pictures");
+             flag("add-generation-prompt", po::bool_switch(), "with --messages: end with the start of an answer");
+             flag("out", value<std::string>("FILE"),
+                  "a safetensors file: logits [batch, time, vocabulary]; with --messages also ids and mask, padded behind");
            }},
       {.name = "generate",
        .usage = "recipe.toml --prompt TEXT | --messages FILE | --chat",
@@ -74,6 +78,7 @@ const std::vector<Verb>& table() {
              flag("text", value<std::string>("TEXT"), "plain text");
              flag("messages", value<std::string>("FILE"), "JSON: a conversation");
              flag("add-generation-prompt", po::bool_switch(), "end with the start of an answer");
+             flag("media-out", value<std::string>("FILE"), "a safetensors file: what the processor makes of the media (pixel_values)");
            }},
       {.name = "data",
        .usage = "recipe.toml",

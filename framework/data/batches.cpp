@@ -16,6 +16,7 @@ TrainBatch make_batch(const Dataset& set, std::span<const int64_t> rows) {
   batch.labels = at::full({height, width}, kIgnore, at::kLong);
   at::Tensor segments = at::zeros({height, width}, at::kLong);
   bool is_plain = true;
+  std::vector<Medium> media;
   for (int64_t r = 0; r < height; ++r) {
     const Row& row = set.rows[static_cast<size_t>(rows[static_cast<size_t>(r)])];
     is_plain &= row.samples.size() == 1 && row.length == width;
@@ -30,9 +31,11 @@ TrainBatch make_batch(const Dataset& set, std::span<const int64_t> rows) {
       std::copy(sample.labels.begin() + 1, sample.labels.end(), labels + at + 1);
       std::fill_n(segment + at, length, ++number);
       at += length;
+      media.insert(media.end(), sample.media.begin(), sample.media.end());
     }
   }
   if (!is_plain) batch.input.segments = segments;
+  if (!media.empty()) batch.input.media = set.processor->load(media);
   return batch;
 }
 

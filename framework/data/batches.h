@@ -10,7 +10,7 @@
 namespace tenon::host {
 
 // Right-padded to the longest row. Segments count the samples of a row from 1, 0 is padding; undefined when every row holds one sample and none is
-// padded. Labels are kIgnore on padding and at the first token of each segment.
+// padded. Media are read here. Labels are kIgnore on padding and at the first token of each segment.
 TrainBatch make_batch(const Dataset& set, std::span<const int64_t> rows);
 
 // Tokens without padding.

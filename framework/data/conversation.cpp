@@ -1,6 +1,7 @@
 #include "data/conversation.h"
 
 #include "base/json.h"
+#include "data/media.h"
 
 namespace tenon::host {
 
@@ -18,11 +19,13 @@ std::string role_of(const std::string& speaker, bool is_sharegpt, size_t number)
        "', expected human, gpt, system, function_call, observation or tool");
 }
 
-std::string content_of(const Value& content, size_t number) {
-  if (content.is_string()) return content.as_string();
+// Text, or a list of parts where some are no text.
+Value content_of(const Value& content, size_t number) {
+  if (content.is_string()) return content;
   if (content.is_null()) return "";
   if (!content.is_list())
     fail(ErrorCode::Data, "message ", number, ": expected content as text or a list of parts, found ", content.type_name());
+  if (has_media(content)) return content;
   std::string text;
   for (const Value& part : content.as_list()) {
     if (part.is_string()) {
@@ -30,7 +33,8 @@ std::string content_of(const Value& content, size_t number) {
       continue;
     }
     const std::string type = part.string_or("type", part.find("text") ? "text" : "?");
-    if (type != "text") fail(ErrorCode::Data, "message ", number, " holds a part of type '", type, "': media are not served yet");
+    if (type != "text")
+      fail(ErrorCode::Data, "message ", number, " holds a part of type '", type, "', expected text, image, audio or video");
     text += part.string_or("text", "");
   }
   return text;
@@ -49,7 +53,8 @@ std::string field_name(const FieldNames& fields, const std::string& canonical) {
   return it == fields.end() ? canonical : it->second;
 }
 
-Conversation read_messages(const Value& messages, const FieldNames& fields) {
+Conversation read_messages(const Value& messages, const FieldNames& fields, const std::filesystem::path& folder,
+                           const std::vector<Medium>& listed) {
   if (!messages.is_list()) fail(ErrorCode::Data, "expected a list of messages, found ", messages.type_name());
   if (messages.as_list().empty()) fail(ErrorCode::Data, "the list of messages is empty");
   Conversation conversation;
@@ -74,19 +79,16 @@ Conversation read_messages(const Value& messages, const FieldNames& fields) {
     conversation.messages.as_list().push_back(std::move(plain));
     conversation.is_trainable.push_back(message.bool_or("training", true) && message.float_or("weight", 1) != 0);
   }
+  conversation.media = take_media(conversation.messages, folder, listed);
   return conversation;
 }
 
-Conversation read_conversation(const Value& record, const FieldNames& fields) {
-  for (const char* media : {"image", "images", "audio", "audios", "video", "videos"})
-    if (const Value* value = record.find_set(media);
-        value && !(value->is_list() && value->as_list().empty()) && !(value->is_string() && value->as_string().empty()))
-      fail(ErrorCode::Data, "the record has '", media, "': media are not served yet");
+Conversation read_conversation(const Value& record, const FieldNames& fields, const std::filesystem::path& folder) {
   const Value* messages = first_of(record, {field_name(fields, "messages"), "messages", "conversations"});
   if (!messages)
     fail(ErrorCode::Data, "no '", field_name(fields, "messages"),
          "' or 'conversations' in the record: name the key in data.fields or choose another data.format");
-  Conversation conversation = read_messages(*messages, fields);
+  Conversation conversation = read_messages(*messages, fields, folder, listed_media(record));
 
   if (const Value* system = record.find_set(field_name(fields, "system")); system && system->is_string() && !system->as_string().empty()) {
     auto& list = conversation.messages.as_list();

@@ -79,7 +79,8 @@ std::vector<Sample> screened(std::vector<Sample> all, const DataSection& data, F
              ": raise it, or set data.overlong to drop or truncate");
       ++summary.counts.overlong;
       if (summary.first_overlong.empty()) summary.first_overlong = sample.origin;
-      if (data.overlong == "drop") continue;
+      // A cut through a picture's tokens would leave more of it than its places.
+      if (data.overlong == "drop" || !sample.media.empty()) continue;
       sample.ids.resize(static_cast<size_t>(data.max_length));
       sample.labels.resize(static_cast<size_t>(data.max_length));
     }
@@ -114,6 +115,7 @@ void add(DataCounts& sum, const DataCounts& part) {
   sum.records += part.records;
   sum.overlong += part.overlong;
   sum.untrained += part.untrained;
+  sum.media += part.media;
   sum.without_end += part.without_end;
 }
 
@@ -149,11 +151,17 @@ Dataset build_dataset(const DatasetRequest& request) {
   Dataset set;
   set.max_length = data.max_length;
   set.is_packed = data.packing;
+  set.processor = request.media.processor;
   std::vector<int64_t> used, lengths;  // sample of each use, and its length
   for (size_t f = 0; f < files.size(); ++f) {
     const DataFile& file = files[f];
-    FormatOptions options{file.format.empty() ? data.format : file.format, data.fields, data.max_length, data.train_on_inputs,
-                          request.vocab_size};
+    FormatOptions options{file.format.empty() ? data.format : file.format,
+                          data.fields,
+                          data.max_length,
+                          data.train_on_inputs,
+                          request.vocab_size,
+                          request.media_folder.empty() ? file.path.parent_path() : request.media_folder,
+                          request.media};
     if (options.format == "preference")
       fail(ErrorCode::Recipe,
            "data.format = \"preference\" holds pairs, and the objective needs labelled tokens: choose an objective for pairs");
@@ -170,6 +178,7 @@ Dataset build_dataset(const DatasetRequest& request) {
       const auto length = static_cast<int64_t>(samples[i].ids.size());
       summary.counts.tokens += length;
       summary.counts.trained_tokens += trained_tokens(samples[i]);
+      summary.counts.media += static_cast<int64_t>(samples[i].media.size());
       summary.counts.without_end += !trains_an_end(samples[i], request.text, request.end_ids);
       for (int64_t n = 0; n < times[i]; ++n) used.push_back(static_cast<int64_t>(set.samples.size() + i)), lengths.push_back(length);
     }

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "data/packing.h"
+#include "model/media_support.h"
 #include "recipe/recipe.h"
 #include "tenon/objective.h"
 #include "tenon/text.h"
@@ -13,12 +14,14 @@ namespace tenon::host {
 
 struct DatasetRequest {
   const DataSection* data = nullptr;
-  bool is_eval = false;                // data->eval instead of data->train
-  const TextCodec* text = nullptr;     // may be null for tokenized data
-  std::vector<int64_t> end_ids;        // tokens that end a generation
-  int64_t vocab_size = 0;              // of the model; 0: ids are not checked
-  int64_t seed = 0;                    // for shares of files
-  std::string sample_kind = "tokens";  // what the objective needs
+  bool is_eval = false;                     // data->eval instead of data->train
+  const TextCodec* text = nullptr;          // may be null for tokenized data
+  std::vector<int64_t> end_ids;             // tokens that end a generation
+  int64_t vocab_size = 0;                   // of the model; 0: ids are not checked
+  int64_t seed = 0;                         // for shares of files
+  std::string sample_kind = "tokens";       // what the objective needs
+  MediaSupport media = {};                  // of the model
+  std::filesystem::path media_folder = {};  // of relative paths in records; empty: that of the file they stand in
 };
 
 struct DataCounts {
@@ -26,6 +29,7 @@ struct DataCounts {
   int64_t tokens = 0, trained_tokens = 0;
   int64_t overlong = 0;     // dropped or truncated, as data.overlong says
   int64_t untrained = 0;    // dropped: no trained token
+  int64_t media = 0;        // pictures and the like, of the samples
   int64_t without_end = 0;  // samples that train no end of turn
 };
 
@@ -44,6 +48,7 @@ struct Dataset {
   std::vector<std::string> warnings;
   int64_t max_length = 0;
   bool is_packed = false;
+  std::shared_ptr<const Processor> processor;  // of the samples' media
 };
 
 // Reads and tokenizes on all cores. Throws one Error(Data) that lists the records that cannot be used (each with its line), and when a file has

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/text.h"
+#include "data/media.h"
 
 namespace tenon::host {
 
@@ -103,7 +104,7 @@ Sample Formatter::conversation(const Conversation& conversation, size_t first_tr
   render.variables = conversation.variables;
   const Rendered rendered = text_->render(conversation.messages, render);
   const Encoded encoded = text_->encode(rendered.text, false);
-  Sample sample{encoded.ids, std::vector<int64_t>(encoded.ids.size(), kIgnore), {}};
+  Sample sample{encoded.ids, std::vector<int64_t>(encoded.ids.size(), kIgnore)};
   if (options_.train_on_inputs) sample.labels = sample.ids;
   for (const Span& span : rendered.assistant) {
     const auto message = static_cast<size_t>(std::max<int64_t>(0, span.message));
@@ -112,10 +113,14 @@ Sample Formatter::conversation(const Conversation& conversation, size_t first_tr
       continue;
     train_stretch(encoded, span.begin, span.end, sample.labels);
   }
+  expand_media(sample.ids, &sample.labels, conversation.media, options_.media);
+  sample.media = conversation.media;
   return sample;
 }
 
-Sample Formatter::chat(const Value& record) const { return conversation(read_conversation(record, options_.fields), 0); }
+Sample Formatter::chat(const Value& record) const {
+  return conversation(read_conversation(record, options_.fields, options_.media_folder), 0);
+}
 
 // is_apart: the answer is tokenized by itself (as Axolotl does); otherwise the two are one text and the border is found by offsets (as TRL does).
 Sample Formatter::prompt_then_answer(const std::string& prompt, const std::string& answer, bool is_apart) const {
@@ -166,11 +171,12 @@ Sample Formatter::prompt_completion(const Value& record) const {
          completion.type_name());
   if (!text_->has_chat_template())
     fail(ErrorCode::Data, "prompt and completion are messages, which needs a chat template: set text.chat_template to a file");
-  Conversation conversation = read_messages(prompt, options_.fields);
+  Conversation conversation = read_messages(prompt, options_.fields, options_.media_folder);
   const size_t first = conversation.messages.as_list().size();
-  Conversation rest = read_messages(completion, options_.fields);
+  Conversation rest = read_messages(completion, options_.fields, options_.media_folder);
   for (auto& message : rest.messages.as_list()) conversation.messages.as_list().push_back(std::move(message));
   conversation.is_trainable.insert(conversation.is_trainable.end(), rest.is_trainable.begin(), rest.is_trainable.end());
+  conversation.media.insert(conversation.media.end(), rest.media.begin(), rest.media.end());
   return this->conversation(conversation, first);
 }
 
@@ -184,7 +190,7 @@ std::vector<Sample> Formatter::completion(const Value& record) const {
     const size_t end = std::min(ids.size(), begin + length);
     if (end - begin < 2 && begin > 0) break;  // one token predicts nothing
     std::vector<int64_t> piece(ids.begin() + static_cast<std::ptrdiff_t>(begin), ids.begin() + static_cast<std::ptrdiff_t>(end));
-    pieces.push_back({piece, piece, {}});
+    pieces.push_back({piece, piece});
   }
   return pieces;
 }

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "data/conversation.h"
+#include "model/media_support.h"
 #include "tenon/objective.h"
 #include "tenon/text.h"
 
@@ -16,7 +17,9 @@ struct FormatOptions {
   FieldNames fields;
   int64_t max_length = 0;  // where `completion` cuts
   bool train_on_inputs = false;
-  int64_t vocab_size = 0;  // of the model; 0: not checked
+  int64_t vocab_size = 0;                   // of the model; 0: not checked
+  std::filesystem::path media_folder = {};  // of relative paths in records
+  MediaSupport media = {};
 };
 
 // Labels carry the mask. What is trained: in `chat` the assistant's turns as the template's spans give them, in `alpaca` the response, in

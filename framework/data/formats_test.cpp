@@ -77,17 +77,87 @@ TEST_CASE("a record can name its system message and switch a turn off") {
       "<s>assistant:a<|end|>assistant:[b<|end|>]");
 }
 
-TEST_CASE("text parts are joined, media parts are refused") {
+TEST_CASE("text parts are joined, media parts need a model that takes them") {
   const ByteCodec codec;
   const Formatter chat = formatter("chat", codec);
   CHECK(
-      shown(chat, R"({"messages": [{"role": "assistant", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}]})") ==
-      "<s>assistant:[ab<|end|>]");
-  CHECK(error_of([&] { shown(chat, R"({"messages": [{"role": "user", "content": [{"type": "image", "url": "x.png"}]}]})"); }) ==
-        "message 1 holds a part of type 'image': media are not served yet");
+      shown(
+          chat,
+          R"({"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}, "b"]}, {"role": "assistant", "content": "c"}]})") ==
+      "<s>user:ab<|end|>assistant:[c<|end|>]");
+  CHECK(error_of([&] { shown(chat, R"({"messages": [{"role": "user", "content": [{"type": "smell"}]}]})"); }) ==
+        "message 1 holds a part of type 'smell', expected text, image, audio or video");
+}
+
+namespace {
+// "#" stands for a picture, which takes as many tokens as its file's name has letters.
+struct LettersProcessor final : Processor {
+  std::vector<std::string> kinds() const override { return {"image"}; }
+  int64_t placeholder(const std::string&) const override { return '#'; }
+  std::vector<int64_t> tokens(const Medium& medium) const override { return std::vector<int64_t>(medium.file.size(), '#'); }
+  std::map<std::string, at::Tensor> load(const std::vector<Medium>&) const override { return {}; }
+};
+
+// Writes "#" for an image part, wherever it stands in the content.
+struct PartsCodec final : ByteCodec {
+  Rendered render(const Value& messages, const RenderOptions& options) const override {
+    Value plain = messages;
+    for (Value& message : plain.as_list()) {
+      Value* content = message.find("content");
+      if (!content->is_list()) continue;
+      std::string text;
+      for (const Value& part : content->as_list()) text += part.at("type") == Value("image") ? "#" : part.at("text").as_string();
+      *content = Value(text);
+    }
+    return ByteCodec::render(plain, options);
+  }
+};
+
+Formatter seeing(const ByteCodec& codec) {
+  FormatOptions options{"chat", {}, 1000, false, 0};
+  options.media.processor = std::make_shared<LettersProcessor>();
+  return Formatter(std::move(options), &codec);
+}
+}  // namespace
+
+TEST_CASE("media take as many tokens as the processor says, and none of them is trained") {
+  const PartsCodec codec;
+  const Formatter chat = seeing(codec);
+  const char* as_parts = R"({"messages": [{"role": "user", "content": [{"type": "image", "path": "abc"}, {"type": "text", "text": "x"}]},
+                              {"role": "assistant", "content": [{"type": "text", "text": "y"}, {"type": "image", "path": "de"}]}]})";
+  CHECK(shown(chat, as_parts) == "<s>user:###x<|end|>assistant:[y]##[<|end|>]");
+  const Sample sample = chat.samples(parse_json(as_parts, "test"), "test:1").front();
+  REQUIRE(sample.media.size() == 2);
+  CHECK(sample.media[0].kind == "image");
+  CHECK(sample.media[1].file == "de");
+  // Marks in texts, as other trainers write them, with the files beside the messages.
+  CHECK(shown(chat,
+              R"({"messages": [{"role": "user", "content": "a<image>\nb"}, {"role": "assistant", "content": "c"}], "images": ["abc"]})") ==
+        "<s>user:a###b<|end|>assistant:[c<|end|>]");
+  CHECK(shown(chat, R"({"conversations": [{"from": "human", "value": "<image>\nb"}, {"from": "gpt", "value": "c"}], "image": "ab"})") ==
+        "<s>user:##b<|end|>assistant:[c<|end|>]");
+  // Without files a mark is text.
+  CHECK(shown(chat, R"({"messages": [{"role": "user", "content": "<image>"}, {"role": "assistant", "content": "c"}]})") ==
+        "<s>user:<image><|end|>assistant:[c<|end|>]");
+}
+
+TEST_CASE("media and their places are counted for each sample") {
+  const PartsCodec codec;
+  const Formatter chat = seeing(codec);
+  const auto refusal = [&](const char* record) { return error_of([&] { shown(chat, record); }); };
+  CHECK(refusal(R"({"messages": [{"role": "user", "content": "<image>"}], "images": ["a", "b"]})")
+            .find("the record lists 2 image files, more") == 0);
+  CHECK(refusal(R"({"messages": [{"role": "user", "content": "<image> <image>"}], "images": ["a"]})")
+            .find("message 1: an image has no file: the record lists 1") == 0);
+  CHECK(refusal(R"({"messages": [{"role": "user", "content": "a#b"}]})")
+            .find("the text has 1 places for images (token 35), the messages have 0 images") == 0);
+  CHECK(refusal(R"({"messages": [{"role": "user", "content": [{"type": "image", "path": "https://example.org/a"}]}]})").find("is a URL") !=
+        std::string::npos);
+  CHECK(refusal(R"({"messages": [{"role": "user", "content": [{"type": "image"}]}]})").find("give each part a 'path'") !=
+        std::string::npos);
   CHECK(error_of([&] {
-          shown(chat, R"({"images": ["x.png"], "messages": [{"role": "user", "content": "a"}]})");
-        }).find("media are not served yet") != std::string::npos);
+          shown(formatter("chat", codec), R"({"messages": [{"role": "user", "content": [{"type": "image", "path": "a"}]}]})");
+        }) == "there is an image in the messages, and the model reads text alone");
 }
 
 TEST_CASE("fields are renamed, unknown ones are errors with the nearest name") {

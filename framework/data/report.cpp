@@ -39,6 +39,7 @@ Value counts_value(const DataCounts& counts) {
   v.set("overlong", counts.overlong);
   v.set("untrained", counts.untrained);
   v.set("without_end", counts.without_end);
+  v.set("media", counts.media);
   return v;
 }
 
@@ -132,6 +133,15 @@ DataReport data_report(const Dataset* train, const Dataset* eval, const TextCode
     one.set("ids", Value(sample.ids));
     one.set("labels", Value(sample.labels));
     one.set("tokens", std::move(tokens));
+    if (!sample.media.empty()) {
+      Value media = Value::list();
+      for (const Medium& medium : sample.media) {
+        Value row = Value::table();
+        row.set("type", medium.kind), row.set("path", medium.file);
+        media.as_list().push_back(std::move(row));
+      }
+      one.set("media", std::move(media));
+    }
     shown.as_list().push_back(std::move(one));
   }
   report.json.set("samples", std::move(shown));

@@ -96,6 +96,10 @@ Batch Run::prompt_batch(const std::vector<Row>& rows, int64_t width) const {
     std::fill(segment + padding, segment + width, 1);
     ids += width, segment += width;
   }
+  std::vector<Medium> media;
+  for (const Row& row : rows)
+    if (row.prompt < request_.media.size()) media.insert(media.end(), request_.media[row.prompt].begin(), request_.media[row.prompt].end());
+  if (!media.empty()) batch.media = model_.media.processor->load(media);
   batch.ids = batch.ids.to(device_);
   if (has_padding) batch.segments = segments.to(device_);
   return batch;

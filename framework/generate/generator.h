@@ -12,7 +12,8 @@
 namespace tenon::host {
 
 struct GenerateRequest {
-  std::vector<std::vector<int64_t>> prompts;  // ids, special tokens included; an empty one becomes the tokenizer's BOS
+  std::vector<std::vector<int64_t>> prompts;    // ids, special tokens included; an empty one becomes the tokenizer's BOS
+  std::vector<std::vector<Medium>> media = {};  // of each prompt; empty: none has any
   GenerateSection settings;
   int64_t min_new_tokens = 0;  // until then no end token is chosen, as in transformers
   size_t batch_size = 8;       // prompts that run together; results do not depend on it but for rounding

@@ -6,12 +6,11 @@ namespace tenon::host {
 
 bool module_matches(const std::string& path, const std::string& pattern) {
   if (pattern.empty()) return false;
-  if (path == pattern) return true;
-  if (path.size() <= pattern.size()) return false;
-  const bool prefix = path.compare(0, pattern.size(), pattern) == 0 && path[pattern.size()] == '.';
-  const bool suffix =
-      path.compare(path.size() - pattern.size(), pattern.size(), pattern) == 0 && path[path.size() - pattern.size() - 1] == '.';
-  return prefix || suffix;
+  for (size_t at = path.find(pattern); at != std::string::npos; at = path.find(pattern, at + 1)) {
+    const size_t end = at + pattern.size();
+    if ((at == 0 || path[at - 1] == '.') && (end == path.size() || path[end] == '.')) return true;
+  }
+  return false;
 }
 
 FillerChoice choose_filler(const SlotSpec& slot, const Blueprint& blueprint, const std::vector<ActiveQuantizer>& quantizers) {

@@ -23,7 +23,7 @@ struct FillerChoice {
   std::string reason;
 };
 
-// `pattern` names a module or a part of its path: a prefix that ends at a dot, or a suffix that begins at one.
+// `pattern` names a module, or components of its path: "lm_head", "model.layers.3", "self_attn.q_proj", "vision_tower".
 bool module_matches(const std::string& path, const std::string& pattern);
 
 // The rule for what stays dense by default: the output head and whatever it is tied to, embeddings, and what the quantizer itself declines. A recipe's

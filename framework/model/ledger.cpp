@@ -164,6 +164,7 @@ class Builder {
       return;
     }
     const int64_t hidden = sizes_.tokens * b.hidden_size * sizes_.residual;
+    bool trains = units_.front().trainable > 0;  // here or below: else nothing is kept for a backward pass that never comes
     for (size_t s = 0; s < b.stacks.size(); ++s) {
       const ActivationCost cost = s < b.block_activations.size() ? b.block_activations[s] : ActivationCost{};
       const double tokens = static_cast<double>(sizes_.tokens);
@@ -171,6 +172,8 @@ class Builder {
                                                            cost.scores * static_cast<double>(sizes_.sequence * sizes_.element)));
       for (int64_t i = 0; i < b.stacks[s].count; ++i) {
         Unit& unit = units_[static_cast<size_t>(first_unit_[s] + i)];
+        trains |= unit.trainable > 0;
+        if (!trains) continue;
         unit.activations_kept += bytes + hidden;
         unit.activations_least = hidden;
         largest_block_ = std::max(largest_block_, unit.activations_kept);
@@ -249,6 +252,7 @@ class Builder {
     for (int64_t i = static_cast<int64_t>(units_.size()) - 2; i >= 1; --i) {
       const Unit& u = units_[static_cast<size_t>(i)];
       PlannedDevice& d = devices[placement.device[static_cast<size_t>(i)]];
+      if (u.activations_kept == 0) continue;
       const int64_t more = u.activations_kept - u.activations_least;
       const int64_t room = d.capacity - d.capacity / 10 - d.total();  // a tenth stays free: activations are an estimate
       if (mode == "auto" && more <= room)

@@ -15,6 +15,7 @@
 #include "base/options.h"
 #include "base/text.h"
 #include "checkpoint/safetensors.h"
+#include "model/backbones.h"
 #include "model/calibrate.h"
 #include "model/choose.h"
 #include "model/devices.h"
@@ -165,17 +166,34 @@ at::ScalarType stored_dtype(const Checkpoint& checkpoint) {
   return at::kFloat;
 }
 
+// The module paths under which this checkpoint's layout knows the slots: adapters are written under these names.
+void set_file_paths(Blueprint& blueprint, const Checkpoint& checkpoint) {
+  constexpr std::string_view kEnd = ".weight";
+  std::set<std::string> own;
+  for (const auto& slot : blueprint.slots) own.insert(slot.path);
+  for (auto& slot : blueprint.slots)
+    for (const auto& source : slot.sources) {
+      if (source.pieces.size() != 1 || source.stack) continue;
+      const std::string& name = source.pieces.front().tensor;
+      if (!name.ends_with(kEnd) || !checkpoint.has(name)) continue;
+      // A tied embedding may lie under the head's name, which is no name of its own.
+      if (const std::string path = name.substr(0, name.size() - kEnd.size()); !own.count(path)) slot.file_path = path;
+      break;
+    }
+}
+
 // The blueprint with the host's dtype policy written into it.
 Blueprint make_blueprint(Loading& l) {
   LoadedModel& m = *l.model;
   const Value* type = m.config.find_set("model_type");
   if (!type || !type->is_string())
     fail(ErrorCode::Data, (m.checkpoint->folder() / "config.json").string(), ": model_type is missing: it says which architecture this is");
-  const auto& provider = l.registry.architecture(type->as_string());
-  m.architecture = provider.make(Value::table());
+  m.backbones = std::make_unique<RegistryBackbones>(l.registry);
+  m.architecture = m.backbones->make(type->as_string());
   Blueprint blueprint;
   call_plugin(type->as_string(), "blueprint", "config.json", [&] { blueprint = m.architecture->blueprint(m.config); });
   l.patch("on_blueprint", [&](Patch& patch) { return patch.on_blueprint(blueprint); });
+  if (m.checkpoint->has_weights()) set_file_paths(blueprint, *m.checkpoint);
   for (auto& active : l.quantizers)
     if (active.from_checkpoint)
       for (const auto& slot : blueprint.slots)
@@ -425,6 +443,7 @@ std::unique_ptr<LoadedModel> load_model(const LoadRequest& request) {
                     100.0 * static_cast<double>(p.parameters_trainable) / static_cast<double>(std::max<int64_t>(p.parameters_total, 1))));
   }
   if (text.valid()) m->text = text.get();
+  m->media = load_processor(l.recipe, *m->architecture, m->config, *m->checkpoint);
   return m;
 }
 

@@ -46,6 +46,9 @@ std::vector<int64_t> LoadedModel::eos_ids() const {
   if (checkpoint)
     if (auto ids = read(checkpoint->generation_config()); !ids.empty()) return ids;
   if (auto ids = read(config); !ids.empty()) return ids;
+  // Of a model of several parts the text model's config says it.
+  if (const Value* inner = config.find_set("text_config"); inner && inner->is_table())
+    if (auto ids = read(*inner); !ids.empty()) return ids;
   if (text && text->eos()) return {*text->eos()};
   return {};
 }

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "checkpoint/checkpoint.h"
+#include "model/media_support.h"
 #include "model/plan.h"
 #include "plugins/registry.h"
 #include "recipe/recipe.h"
@@ -26,11 +27,13 @@ class LoadedModel {
   std::shared_ptr<Checkpoint> checkpoint;
   Value config;  // config.json with overrides and patches
   Plan plan;
+  std::unique_ptr<Backbones> backbones;  // what the architecture may ask for others
   std::unique_ptr<Architecture> architecture;
   std::shared_ptr<Parts> parts;
   std::unique_ptr<Model> model;
   std::vector<LoadedAdapter> adapters;
   std::unique_ptr<TextCodec> text;  // null when the checkpoint has no tokenizer
+  MediaSupport media;
   Precision precision;
 
   // Leaves that require gradients, in a stable order: adapter parameters as their adapters list them, then dense ones by path.

@@ -31,7 +31,8 @@ at::Tensor initial_weight(const SlotSpec& slot, at::ScalarType dtype, double ran
 }
 
 at::Tensor initial_dense(const DenseSpec& dense, at::ScalarType dtype, double range, uint64_t seed) {
-  if (dense.kind == DenseKind::Router) return normal(dense.path, dense.shape, dtype, range, seed);
+  if (dense.kind == DenseKind::Router || dense.kind == DenseKind::Convolution || dense.kind == DenseKind::Position)
+    return normal(dense.path, dense.shape, dtype, range, seed);
   return dense.kind == DenseKind::Norm ? at::ones(dense.shape, at::TensorOptions().dtype(dtype))
                                        : at::zeros(dense.shape, at::TensorOptions().dtype(dtype));
 }

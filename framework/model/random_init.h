@@ -6,7 +6,7 @@
 namespace tenon::host {
 
 at::Tensor initial_weight(const SlotSpec& slot, at::ScalarType dtype, double range, uint64_t seed);
-// Ones for norms, normal for routers, zeros for the rest.
+// Ones for norms, normal for routers, convolutions and positions, zeros for the rest.
 at::Tensor initial_dense(const DenseSpec& dense, at::ScalarType dtype, double range, uint64_t seed);
 
 }  // namespace tenon::host

@@ -33,6 +33,7 @@ class RecipeReader {
     read_repeated("patch", recipe_.patches);
     read_repeated("adapter", recipe_.adapters);
     read_text();
+    read_table("media", recipe_.media, true);
     read_optional("data", recipe_.data);
     read_train();
     read_table("generate", recipe_.generate, true);
@@ -226,6 +227,7 @@ class RecipeReader {
     };
     resolve(recipe_.model.path);
     resolve(recipe_.text.chat_template);
+    resolve(recipe_.media.folder);
     for (auto& adapter : recipe_.adapters) resolve(adapter.path);
     if (recipe_.calibration)
       for (auto& file : recipe_.calibration->files) resolve(file);

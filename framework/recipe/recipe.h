@@ -59,6 +59,13 @@ struct TextSection {
   Value::Place place;
 };
 
+// How media in messages are read; what is absent is as the checkpoint's processor says.
+struct MediaSection {
+  std::filesystem::path folder;  // of relative paths in records; empty: that of the file they stand in
+  std::optional<int64_t> image_size, min_pixels, max_pixels;
+  int64_t decode_limit = 100'000'000;
+};
+
 struct DataFile {
   std::filesystem::path path;
   std::string format;  // empty: the section's
@@ -120,6 +127,7 @@ struct Recipe {
   std::vector<PatchSection> patches;
   std::vector<AdapterSection> adapters;
   TextSection text;
+  MediaSection media;
   std::optional<DataSection> data;
   std::optional<TrainSection> train;
   GenerateSection generate;

@@ -206,6 +206,20 @@ Section text_section() {
             option(&S::chat_template, "chat_template", "A template file in place of the checkpoint's.")}}};
 }
 
+Section media_section() {
+  using S = MediaSection;
+  return {
+      "media",
+      "How pictures in messages are read; what is absent is as the checkpoint's processor says.",
+      SectionShape::Table,
+      "",
+      {{option(&S::folder, "folder", "Of relative paths in records; absent: the folder of the file they stand in."),
+        option(&S::image_size, "image_size", "Pixels of an edge, for models that take more than one size.", at_least(1)),
+        option(&S::min_pixels, "min_pixels", "Smaller pictures are enlarged to this area, where the model takes many sizes.", at_least(1)),
+        option(&S::max_pixels, "max_pixels", "Larger pictures are reduced to this area, where the model takes many sizes.", at_least(1)),
+        option(&S::decode_limit, "decode_limit", "A file whose header promises more pixels is refused.", at_least(1))}}};
+}
+
 Section data_section() {
   using S = DataSection;
   return {"data",
@@ -321,7 +335,7 @@ Section plugins_section() {
 
 const std::vector<Section>& recipe_schema() {
   static const auto* const sections = new std::vector<Section>{
-      model_section(), quantizer_section(), calibration_section(), patch_section(),  adapter_section(), text_section(),
+      model_section(), quantizer_section(), calibration_section(), patch_section(),  adapter_section(), text_section(),   media_section(),
       data_section(),  train_section(),     generate_section(),    export_section(), output_section(),  plugins_section()};
   return *sections;
 }

@@ -3,6 +3,7 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/tensor.h>
+#include <ATen/ops/zeros.h>
 
 #include <algorithm>
 #include <optional>
@@ -38,17 +39,19 @@ struct Session::Impl {
     return plan_model(request);
   }
 
-  Generation generate(LoadedModel& model, const std::vector<std::vector<int64_t>>& prompts,
-                      const std::function<void(const TextPiece&)>& on_piece) {
-    GenerateRequest request{.prompts = prompts, .settings = work.recipe.generate};
+  Generation generate(LoadedModel& model, const std::vector<Prompt>& prompts, const std::function<void(const TextPiece&)>& on_piece) {
+    GenerateRequest request{.settings = work.recipe.generate};
+    for (const Prompt& prompt : prompts) request.prompts.push_back(prompt.ids), request.media.push_back(prompt.media);
     if (on_piece) request.on_piece = [&](size_t prompt, std::string_view piece) { on_piece({prompt, piece}); };
     return tenon::host::generate(model, request);
   }
 
-  static std::vector<std::vector<int64_t>> encode(const LoadedModel& model, const std::vector<Value>& prompts) {
-    std::vector<std::vector<int64_t>> ids;
-    for (const Value& prompt : prompts) ids.push_back(encode_prompt(*model.text, prompt));
-    return ids;
+  static std::vector<Prompt> encode(const LoadedModel& model, const std::vector<Value>& prompts, bool add_generation_prompt = true) {
+    std::vector<Prompt> encoded;
+    for (size_t i = 0; i < prompts.size(); ++i)
+      encoded.push_back(
+          with_context(concat("prompt ", i), [&] { return read_prompt(*model.text, model.media, prompts[i], add_generation_prompt); }));
+    return encoded;
   }
 
   // A plain text becomes a user's message where the model talks in turns.
@@ -89,14 +92,38 @@ std::string Session::plan_text() { return impl_->planned()->plan.to_text(); }
 void Session::load() { impl_->work.load(/*for_training=*/false, /*want_text=*/false); }
 void Session::cancel() { set_interrupted(true); }
 
-at::Tensor Session::logits(const at::Tensor& ids) {
+at::Tensor Session::logits(const at::Tensor& ids, const std::map<std::string, at::Tensor>& media) {
   LoadedModel& model = impl_->work.load(false, false);
   at::NoGradGuard no_grad;
   const int64_t vocab = model.parts->blueprint().vocab_size;
   if (ids.numel() > 0 && (ids.min().item<int64_t>() < 0 || ids.max().item<int64_t>() >= vocab))
     fail(ErrorCode::Data, "a token id is outside the vocabulary: ids run from ", ids.min().item<int64_t>(), " to ",
          ids.max().item<int64_t>(), ", the model has ", vocab);
-  return forward_logits(*model.model, {.ids = ids.to(model.parts->device(-1, 0))}).cpu();
+  return forward_logits(*model.model, {.ids = ids.to(model.parts->device(-1, 0)), .media = media}).cpu();
+}
+
+MessageLogits Session::message_logits(const std::vector<Value>& conversations, bool add_generation_prompt) {
+  LoadedModel& model = impl_->work.load(false, true);
+  at::NoGradGuard no_grad;
+  const std::vector<Prompt> prompts = Impl::encode(model, conversations, add_generation_prompt);
+  int64_t width = 0;
+  for (const Prompt& prompt : prompts) width = std::max(width, static_cast<int64_t>(prompt.ids.size()));
+  if (width == 0) fail(ErrorCode::Data, "there are no tokens in the conversations");
+  const auto rows = static_cast<int64_t>(prompts.size());
+  MessageLogits out{.logits = {}, .ids = at::zeros({rows, width}, at::kLong), .mask = at::zeros({rows, width}, at::kLong)};
+  std::vector<Medium> media;
+  for (int64_t r = 0; r < rows; ++r) {
+    const Prompt& prompt = prompts[static_cast<size_t>(r)];
+    std::copy(prompt.ids.begin(), prompt.ids.end(), out.ids.mutable_data_ptr<int64_t>() + r * width);
+    std::fill_n(out.mask.mutable_data_ptr<int64_t>() + r * width, prompt.ids.size(), 1);
+    media.insert(media.end(), prompt.media.begin(), prompt.media.end());
+  }
+  const at::Device device = model.parts->device(-1, 0);
+  Batch batch{.ids = out.ids.to(device)};
+  if (!out.mask.all().item<bool>()) batch.segments = out.mask.to(device);
+  if (!media.empty()) batch.media = model.media.processor->load(media);
+  out.logits = forward_logits(*model.model, batch).cpu();
+  return out;
 }
 
 std::vector<Continuation> Session::generate(const std::vector<Value>& prompts, const std::function<void(const TextPiece&)>& on_piece) {
@@ -105,7 +132,7 @@ std::vector<Continuation> Session::generate(const std::vector<Value>& prompts, c
   Generation g = impl_->generate(model, ids, on_piece);
   std::vector<Continuation> out;
   for (size_t i = 0; i < ids.size(); ++i)
-    out.push_back({ids[i], std::move(g.outputs[i].ids), std::move(g.outputs[i].text), std::move(g.outputs[i].finish_reason)});
+    out.push_back({ids[i].ids, std::move(g.outputs[i].ids), std::move(g.outputs[i].text), std::move(g.outputs[i].finish_reason)});
   return out;
 }
 

@@ -61,6 +61,8 @@ EvalResult evaluate_recipe(LoadedModel& model, const Recipe& recipe) {
   request.text = model.text.get();
   request.end_ids = model.eos_ids();
   request.vocab_size = model.model->blueprint().vocab_size;
+  request.media = model.media;
+  request.media_folder = recipe.media.folder;
   request.seed = recipe.train ? recipe.train->seed : 0;
   const Dataset set = build_dataset(request);
   for (const auto& warning : set.warnings) log_warn(warning);

@@ -97,6 +97,8 @@ Dataset read_set(const TrainRequest& request, bool is_eval) {
   wanted.end_ids = model.eos_ids();
   wanted.vocab_size = model.model->blueprint().vocab_size;
   wanted.seed = recipe.train->seed;
+  wanted.media = model.media;
+  wanted.media_folder = recipe.media.folder;
   wanted.sample_kind = request.objective->sample_kind();
   Dataset set = build_dataset(wanted);
   for (const auto& warning : set.warnings) log_warn(warning);

@@ -21,13 +21,16 @@ constexpr const char* kPrefix = "base_model.model.";
 struct Names {
   std::string a, b, magnitude;
 };
+// As the checkpoint's layout calls the module, so that whoever reads the one reads the other.
+std::string module_name(const SlotSpec& slot) { return kPrefix + (slot.file_path.empty() ? slot.path : slot.file_path); }
+
 Names names_of(const SlotSpec& slot) {
-  const std::string path = kPrefix + slot.path;
+  const std::string path = module_name(slot);
   if (slot.kind == SlotKind::Embedding) return {path + ".lora_embedding_A", path + ".lora_embedding_B", ""};
   return {path + ".lora_A.weight", path + ".lora_B.weight", path + ".lora_magnitude_vector"};
 }
 
-std::string weight_name(const SlotSpec& slot) { return kPrefix + slot.path + ".weight"; }
+std::string weight_name(const SlotSpec& slot) { return module_name(slot) + ".weight"; }
 
 std::string shape_text(at::IntArrayRef shape) {
   std::string text = "[";
@@ -91,7 +94,7 @@ std::vector<std::string> Lora::modules_to_save(const Blueprint& blueprint) const
 
 std::string Lora::bias_name(const SlotSpec& slot) const {
   if (!slot.bias) return "";
-  const std::string path = kPrefix + slot.path;
+  const std::string path = module_name(slot);
   if (found_.whole.count(slot.path) || found_.biased.count(slot.path)) return path + ".bias";
   return options_.bias == "none" ? "" : path + ".base_layer.bias";
 }
@@ -201,7 +204,7 @@ std::vector<AdapterParameter> Lora::state() const {
   return parameters;
 }
 
-Value Lora::config(const std::string& base_model) const { return write_peft_config(options_, found_.names, base_model, saved_config_); }
+Value Lora::config(const std::string& base_model) const { return write_peft_config(options_, found_.written, base_model, saved_config_); }
 
 void Lora::configure(const Value& saved_config) {
   options_ = read_peft_config(saved_config, options_);
@@ -225,7 +228,7 @@ void Lora::load(const TensorSource& weights) {
   // A head that is tied to an embedding may have lain under its name: each one's own name comes first.
   for (const auto& target : targets_) {
     for (const auto& [name, tensor] : leaves_of(target)) {
-      const std::string tail = name.substr(prefix + target.slot.path.size());
+      const std::string tail = name.substr(module_name(target.slot).size());
       for (const auto& path : known_paths(target.slot)) {
         places.emplace(path + tail, std::pair{name, tensor});
         if (tail == ".base_layer.bias")

@@ -125,6 +125,11 @@ OptionTable lora_options() {
              "\"all-linear\" (all but the output head), a list of module names (whole or their ends), or a regular expression that matches "
              "whole paths; absent: as PEFT does for the model.",
              checked(check_names)),
+      option(&LoraOptions::scope, "scope",
+             "Of a model of several parts: which of them target_modules looks at, \"language\", \"vision\", \"projector\", a list of "
+             "these, or "
+             "\"all\"; absent: the language model, but for a regular expression, which matches wherever it matches.",
+             checked(check_names)),
       option(&LoraOptions::exclude_modules, "exclude_modules", "Modules left alone: a list of names or a regular expression.",
              checked(check_names)),
       option(&LoraOptions::rank_pattern, "rank_pattern", "r by regular expression on the end of the path; the first match counts.",
@@ -168,6 +173,7 @@ LoraOptions read_peft_config(const Value& config, const LoraOptions& recipe) {
     problems.push_back("init_lora_weights: " + init);
 
   LoraOptions o;
+  o.scope = "all";  // the file's target_modules say it
   o.r = config.int_or("r", o.r);
   o.lora_alpha = config.float_or("lora_alpha", o.lora_alpha);
   o.lora_dropout = config.float_or("lora_dropout", o.lora_dropout);
@@ -227,8 +233,7 @@ LoraOptions read_peft_config(const Value& config, const LoraOptions& recipe) {
   return o;
 }
 
-Value write_peft_config(const LoraOptions& options, const std::vector<std::string>& targets, const std::string& base_model,
-                        const Value& saved) {
+Value write_peft_config(const LoraOptions& options, const Value& targets, const std::string& base_model, const Value& saved) {
   Value out = saved;
   auto keep = [&](const char* key, Value value) {
     if (!out.find(key)) out.set(key, std::move(value));
@@ -282,8 +287,7 @@ Value write_peft_config(const LoraOptions& options, const std::vector<std::strin
   out.set("layers_to_transform", options.layers_to_transform);
   out.set("layers_pattern", options.layers_pattern);
   // "all-linear" and PEFT's defaults are written as the names they stood for.
-  const bool is_regex = options.target_modules.is_string() && options.target_modules.as_string() != "all-linear";
-  out.set("target_modules", is_regex || options.target_modules.is_list() ? options.target_modules : Value(targets));
+  out.set("target_modules", targets);
   return out;
 }
 

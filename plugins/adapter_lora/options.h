@@ -14,6 +14,7 @@ struct LoraOptions {
   double lora_alpha = 8;
   double lora_dropout = 0;
   Value target_modules;                 // null: the default of the model_type; "all-linear", a list or a regular expression
+  Value scope;                          // null, a name or a list: "language", "vision", "projector", "all"
   Value exclude_modules;                // null, a list or a regular expression
   Value rank_pattern = Value::table();  // regular expression -> r; the first match in file order counts
   Value alpha_pattern = Value::table();
@@ -38,7 +39,6 @@ LoraOptions read_peft_config(const Value& config, const LoraOptions& recipe);
 
 // adapter_config.json as PEFT 0.21.2 writes it. `saved`: the file this adapter was continued from (null when fresh): its further keys
 // and the order of its keys stay.
-Value write_peft_config(const LoraOptions& options, const std::vector<std::string>& targets, const std::string& base_model,
-                        const Value& saved);
+Value write_peft_config(const LoraOptions& options, const Value& targets, const std::string& base_model, const Value& saved);
 
 }  // namespace tenon::lora

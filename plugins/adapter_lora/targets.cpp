@@ -199,6 +199,82 @@ void check_whole(const LoraOptions& options, const Blueprint& blueprint, bool sa
   }
 }
 
+// Which parts of the model target_modules looks at.
+class Scope {
+ public:
+  Scope(const Value& given, bool is_regex, const Blueprint& blueprint) {
+    std::set<std::string> parts;
+    for (const auto& slot : blueprint.slots) parts.insert(slot.part);
+    if (given.is_null()) {
+      parts_.insert("");
+      is_all_ = is_regex;
+      return;
+    }
+    const Value::List one{given};
+    for (const Value& item : given.is_list() ? given.as_list() : one) {
+      const std::string& name = item.as_string();
+      is_all_ |= name == "all";
+      parts_.insert(name == "language" ? "" : name);
+      if (name == "all" || name == "language" || parts.count(name)) continue;
+      std::string known;
+      for (const auto& part : parts) known += (known.empty() ? "" : ", ") + (part.empty() ? "language" : part);
+      fail(ErrorCode::Recipe, "scope: the model has no part '", name, "'; it has ", known);
+    }
+  }
+  bool holds(const SlotSpec& slot) const { return is_all_ || parts_.count(slot.part) > 0; }
+  std::string names() const {
+    std::string text;
+    for (const auto& part : parts_) text += (text.empty() ? "\"" : ", \"") + (part.empty() ? "language" : part) + "\"";
+    return text;
+  }
+
+ private:
+  bool is_all_ = false;
+  std::set<std::string> parts_;
+};
+
+// What all paths begin with, whole components.
+std::string common_prefix(const std::vector<std::string>& paths) {
+  std::string prefix = paths.front().substr(0, paths.front().rfind('.') == std::string::npos ? 0 : paths.front().rfind('.'));
+  for (const auto& path : paths)
+    while (!prefix.empty() && !path.starts_with(prefix + "."))
+      prefix.resize(prefix.rfind('.') == std::string::npos ? 0 : prefix.rfind('.'));
+  return prefix;
+}
+
+std::string escaped(const std::string& name) {
+  std::string text;
+  for (const char c : name) text += (c == '.' ? "\\" : "") + std::string(1, c);
+  return text;
+}
+
+// A regular expression that matches the targets and no other module, in the model's names and in the checkpoint's; their list where there is none.
+Value scoped_targets(const std::vector<const SlotSpec*>& targets, const Blueprint& blueprint, bool as_list) {
+  std::vector<std::string> paths;
+  std::map<std::string, std::vector<const SlotSpec*>> by_part;
+  for (const SlotSpec* slot : targets) paths.push_back(slot->path), by_part[slot->part].push_back(slot);
+  if (as_list) return Value(paths);
+  std::string pattern;
+  for (const auto& [part, slots] : by_part) {
+    std::vector<std::string> own, stored;
+    std::set<std::string> names;
+    for (const SlotSpec* slot : slots) {
+      own.push_back(slot->path), stored.push_back(slot->file_path.empty() ? slot->path : slot->file_path);
+      names.insert(last_name(slot->path));
+    }
+    std::set<std::string> prefixes{common_prefix(own), common_prefix(stored)};
+    std::string heads, ends;
+    for (const auto& prefix : prefixes) heads += (heads.empty() ? "" : "|") + escaped(prefix);
+    for (const auto& name : names) ends += (ends.empty() ? "" : "|") + escaped(name);
+    pattern += concat(pattern.empty() ? "" : "|", "(?:", heads, ")\\.(?:.*\\.)?(?:", ends, ")");
+  }
+  const std::regex compiled = compile(pattern, "target_modules");
+  const std::set<std::string> wanted(paths.begin(), paths.end());
+  for (const auto& slot : blueprint.slots)
+    if (std::regex_match(slot.path, compiled) != (wanted.count(slot.path) > 0)) return Value(paths);
+  return Value(pattern);
+}
+
 void check_all_biases(const Blueprint& blueprint) {
   for (const auto& tensor : blueprint.tensors)
     if (tensor.path.ends_with(".bias"))
@@ -214,12 +290,14 @@ TargetSet find_targets(const LoraOptions& options, const Blueprint& blueprint, b
   const ModuleRule include(all_linear ? Value() : wanted, "target_modules");
   const ModuleRule exclude(options.exclude_modules, "exclude_modules");
   const LayerRule layers(options);
+  const Scope scope(options.scope, wanted.is_string() && !all_linear, blueprint);
   check_whole(options, blueprint, saved);
   if (options.bias == "all") check_all_biases(blueprint);
 
   TargetSet found;
-  size_t adapted = 0;
+  std::vector<const SlotSpec*> adapted;
   std::vector<std::string> linear;  // before exclude_modules, which the config names apart
+  bool is_scoped = false;           // another part has what target_modules names
   for (const auto& slot : blueprint.slots) {
     const bool is_linear = slot.kind == SlotKind::Linear && slot.count == 1;
     if (is_whole(options, slot.path)) {
@@ -227,7 +305,8 @@ TargetSet find_targets(const LoraOptions& options, const Blueprint& blueprint, b
       found.paths.push_back(slot.path);
       continue;
     }
-    const bool is_match = all_linear ? is_linear && slot.role != SlotRole::OutputHead : include.matches(slot.path);
+    bool is_match = all_linear ? is_linear && slot.role != SlotRole::OutputHead : include.matches(slot.path);
+    if (is_match && !scope.holds(slot)) is_match = false, is_scoped = true;
     if (is_match && all_linear) linear.push_back(slot.path);
     if (!is_match || exclude.matches(slot.path) || (wanted.is_list() && !layers.allows(slot.path))) {
       if (options.bias != "all" || !is_linear || !slot.bias) continue;
@@ -238,7 +317,7 @@ TargetSet find_targets(const LoraOptions& options, const Blueprint& blueprint, b
     if (slot.kind == SlotKind::Experts || slot.count != 1)
       fail(ErrorCode::Recipe, "target_modules names '", slot.path, "', whose weights are experts: they are not served yet");
     found.paths.push_back(slot.path);
-    ++adapted;
+    adapted.push_back(&slot);
   }
   if (wanted.is_list() && !saved)
     for (const auto& item : wanted.as_list()) {
@@ -246,7 +325,7 @@ TargetSet find_targets(const LoraOptions& options, const Blueprint& blueprint, b
       if (std::none_of(blueprint.slots.begin(), blueprint.slots.end(), [&](const auto& slot) { return ends_with_name(slot.path, name); }))
         fail(ErrorCode::Recipe, "target_modules: no module is named '", name, "'; there are ", known_names(blueprint, name));
     }
-  if (adapted == 0) {
+  if (adapted.empty()) {
     std::string text = "nothing";
     if (wanted.is_string())
       text = "'" + wanted.as_string() + "'";
@@ -255,13 +334,16 @@ TargetSet find_targets(const LoraOptions& options, const Blueprint& blueprint, b
       for (const auto& item : wanted.as_list()) text += (text.empty() ? "'" : ", '") + item.as_string() + "'";
     }
     fail(ErrorCode::Recipe, "target_modules ", text, " leaves no module to adapt",
-         options.exclude_modules.is_null() ? "" : " after exclude_modules", "; there are ",
+         options.exclude_modules.is_null() ? "" : " after exclude_modules",
+         is_scoped ? " within scope " + scope.names() + ": set scope to where they are" : "", "; there are ",
          known_names(blueprint, wanted.is_string() ? wanted.as_string() : ""));
   }
-  if (all_linear)
-    found.names = shortest_names(linear, blueprint);
-  else if (wanted.is_list())
-    for (const auto& item : wanted.as_list()) found.names.push_back(item.as_string());
+  if (is_scoped)
+    found.written = scoped_targets(adapted, blueprint, !options.layers_to_transform.is_null());
+  else if (all_linear)
+    found.written = Value(shortest_names(linear, blueprint));
+  else
+    found.written = wanted;
   return found;
 }
 

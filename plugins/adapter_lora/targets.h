@@ -13,7 +13,7 @@ struct TargetSet {
   std::vector<std::string> paths;  // all that are wrapped, in blueprint order
   std::set<std::string> whole;     // those of them that are trained whole (modules_to_save)
   std::set<std::string> biased;    // those of them of which only the bias is trained
-  std::vector<std::string> names;  // what adapter_config.json names instead of "all-linear" or a default
+  Value written;                   // target_modules of adapter_config.json: as given, or what "all-linear", a default or a scope stands for
 };
 
 // saved: the options come from a file, whose list may name modules that this model does not have.

@@ -109,25 +109,90 @@ TEST_CASE("the first matching pattern in file order gives rank and alpha") {
 TEST_CASE("long lists are written as the shortest names that tell targets from the rest") {
   LoraOptions options;
   options.target_modules = "all-linear";
-  CHECK(find_targets(options, two_layers(2), false).names.size() == 14);
-  CHECK(find_targets(options, two_layers(3), false).names ==
-        Paths{"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"});
+  CHECK(find_targets(options, two_layers(2), false).written.as_list().size() == 14);
+  CHECK(find_targets(options, two_layers(3), false).written ==
+        list({"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}));
   // A module of the same name that is no target makes the names longer.
   Blueprint with_vision = two_layers(3);
   with_vision.slots.front().path = "vision.q_proj";
-  const Paths names = find_targets(options, with_vision, false).names;
+  Paths names;
+  for (const Value& name : find_targets(options, with_vision, false).written.as_list()) names.push_back(name.as_string());
   CHECK(std::find(names.begin(), names.end(), "q_proj") == names.end());
   CHECK(std::find(names.begin(), names.end(), "self_attn.q_proj") != names.end());
   CHECK(std::find(names.begin(), names.end(), "k_proj") != names.end());
   // Exclusions are told apart by their own key.
   options.exclude_modules = list({"layers.0.mlp.up_proj"});
-  CHECK(find_targets(options, two_layers(2), false).names.size() == 14);
+  CHECK(find_targets(options, two_layers(2), false).written.as_list().size() == 14);
+}
+
+// A language model with a tower and a projector beside it, whose checkpoint has the older names.
+Blueprint with_tower() {
+  Blueprint blueprint = two_layers(2);
+  for (auto& slot : blueprint.slots)
+    if (slot.path != "lm_head") {
+      slot.file_path = "language_model." + slot.path;
+      slot.path = "model.language_model." + slot.path.substr(6);
+    }
+  for (const char* name : {"layers.0.q_proj", "layers.0.fc1", "layers.1.q_proj", "layers.1.fc1"}) {
+    SlotSpec slot;
+    slot.path = concat("model.vision_tower.", name), slot.file_path = concat("vision_tower.", name);
+    slot.part = "vision", slot.out = slot.in = 8;
+    blueprint.slots.push_back(slot);
+  }
+  SlotSpec projector;
+  projector.path = "model.multi_modal_projector.linear_1", projector.file_path = "multi_modal_projector.linear_1";
+  projector.part = "projector", projector.out = projector.in = 8;
+  blueprint.slots.push_back(projector);
+  return blueprint;
+}
+
+TEST_CASE("scope says in which part of a model targets lie; the language model unless it is said") {
+  const auto count = [](const Value& targets, const Value& scope, const char* part) {
+    LoraOptions options;
+    options.target_modules = targets, options.scope = scope;
+    const Blueprint blueprint = with_tower();
+    int64_t in_part = 0;
+    for (const auto& path : find_targets(options, blueprint, false).paths) in_part += blueprint.find_slot(path)->part == part;
+    return in_part;
+  };
+  for (const Value& targets : {Value("all-linear"), list({"q_proj"})}) {
+    const int64_t language = targets.is_list() ? 2 : 14, vision = targets.is_list() ? 2 : 4;
+    CHECK(count(targets, {}, "") == language);
+    CHECK(count(targets, {}, "vision") == 0);
+    CHECK(count(targets, "vision", "") == 0);
+    CHECK(count(targets, "vision", "vision") == vision);
+    CHECK(count(targets, "all", "") == language);
+    CHECK(count(targets, "all", "vision") == vision);
+    CHECK(count(targets, list({"language", "vision"}), "vision") == vision);
+  }
+  CHECK(count("all-linear", "projector", "projector") == 1);
+  CHECK(count(".*vision.*q_proj", {}, "vision") == 2);  // a regular expression means what it matches
+  CHECK(error_of([&] { count("all-linear", "audio", ""); }) == "scope: the model has no part 'audio'; it has language, projector, vision");
+  CHECK(error_of([&] { count(list({"fc1"}), {}, ""); }).find("within scope \"language\": set scope") != std::string::npos);
+}
+
+TEST_CASE("a scope is written so that PEFT finds the same modules, under the names of either layout") {
+  LoraOptions options;
+  options.target_modules = list({"q_proj"});
+  const Blueprint blueprint = with_tower();
+  const TargetSet scoped = find_targets(options, blueprint, false);
+  REQUIRE(scoped.written.is_string());
+  // What the file says, read back without any scope.
+  LoraOptions again = read_peft_config(write_peft_config(options, scoped.written, "base", {}), {});
+  CHECK(find_targets(again, blueprint, true).paths == scoped.paths);
+  Blueprint older = blueprint;
+  for (auto& slot : older.slots)
+    if (!slot.file_path.empty()) slot.path = slot.file_path;
+  CHECK(find_targets(again, older, true).paths.size() == 2);
+  // PEFT takes layers_to_transform beside a list alone.
+  options.layers_to_transform = 1;
+  CHECK(find_targets(options, blueprint, false).written == list({"model.language_model.layers.1.self_attn.q_proj"}));
 }
 
 TEST_CASE("a fresh config has PEFT's keys in its order") {
   LoraOptions options;
   options.lora_alpha = 16;
-  const Value config = write_peft_config(options, {"a", "b"}, "base", {});
+  const Value config = write_peft_config(options, list({"a", "b"}), "base", {});
   // As PEFT 0.21.2 writes them.
   const Paths keys{"alora_invocation_tokens",
                    "alpha_pattern",
@@ -194,7 +259,7 @@ TEST_CASE("an older config with few keys is read with PEFT's defaults") {
   CHECK(options.lora_dropout == 0.1);
   CHECK_FALSE(options.use_rslora);
   // What the file said besides stays, in its order.
-  const Value again = write_peft_config(options, {}, "base", saved);
+  const Value again = write_peft_config(options, options.target_modules, "base", saved);
   CHECK(again.as_table().front().first == "peft_type");
   CHECK(again.find("enable_lora") != nullptr);
   CHECK(again.at("r").as_int() == 64);

@@ -53,6 +53,8 @@ struct Subject {
   std::function<void(const std::string& check, const std::string& subject, const std::function<void()>& body)> guarded;
   // Devices to compute on, "cpu" first.
   std::function<std::vector<at::Device>()> devices;
+  // The bundled architectures, for one that holds another. Null: there are none.
+  std::function<Backbones&()> backbones;
 };
 
 // What leaves a check that does not pass. Any other exception fails it too.

@@ -7,6 +7,7 @@
 
 #include "tenon/blueprint.h"
 #include "tenon/export.h"
+#include "tenon/media.h"
 #include "tenon/model.h"
 #include "tenon/value.h"
 
@@ -25,14 +26,28 @@ class TENON_API Parts {
   virtual at::Device device(int stack, int64_t block) const = 0;
 };
 
+class Architecture;
+
+// The architectures that are here, for one that holds another: a model that sees asks for its text model (tenon/backbone.h).
+class TENON_API Backbones {
+ public:
+  virtual ~Backbones();
+  // Error(Plugin) with the nearest names when no plugin provides it.
+  virtual std::unique_ptr<Architecture> make(const std::string& model_type) = 0;
+};
+
 class TENON_API Architecture {
  public:
   virtual ~Architecture();
+  // Called once, before anything else; `backbones` outlives the architecture. Default: nothing, for it holds no other.
+  virtual void use(Backbones& backbones);
   // config: config.json with the recipe's overrides. Throws Error(Data) naming every key that is missing, of the wrong type, or asks
   // for something this architecture does not do: never runs a model wrong.
   virtual Blueprint blueprint(const Value& config) const = 0;
   // `parts` outlives the model.
   virtual std::unique_ptr<Model> build(const Value& config, Parts& parts) const = 0;
+  // What makes tokens and tensors of media. Default: null, for the model reads text alone.
+  virtual std::unique_ptr<Processor> processor(const Value& config, const ProcessorFiles& files) const;
 };
 
 }  // namespace tenon

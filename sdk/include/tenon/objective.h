@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "tenon/export.h"
+#include "tenon/media.h"
 #include "tenon/model.h"
 #include "tenon/value.h"
 
@@ -19,7 +20,8 @@ namespace tenon {
 inline constexpr int64_t kIgnore = -100;
 struct Sample {
   std::vector<int64_t> ids, labels;
-  std::string origin;  // "train.jsonl:12", for messages
+  std::string origin = {};         // "train.jsonl:12", for messages
+  std::vector<Medium> media = {};  // in the order of their tokens
 };
 
 struct TrainBatch {

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -38,6 +39,12 @@ struct Continuation {
   std::string text, finish_reason;  // "stop", "length" or "cancelled"
 };
 
+// Conversations of different lengths as one batch: the shorter ones end in padding.
+struct MessageLogits {
+  at::Tensor logits;     // [conversations, time, vocab] float32
+  at::Tensor ids, mask;  // [conversations, time] int64: the tokens, those of media expanded; 1 where there is one, 0 on padding
+};
+
 class TENON_API Session {
  public:
   // Reads and checks the recipe. Error(Recipe) lists every problem.
@@ -53,9 +60,11 @@ class TENON_API Session {
   // Reads, quantizes and adapts the model; does nothing when it is loaded. Uses below load it themselves.
   void load();
 
-  // ids: [batch, time] int64 -> [batch, time, vocab] float32.
-  at::Tensor logits(const at::Tensor& ids);
-  // Each prompt is a string, or a list of messages {role, content}; [generate] of the recipe says how.
+  // ids: [batch, time] int64 -> [batch, time, vocab] float32. `media` are tensors as the architecture's processor makes them ("pixel_values").
+  at::Tensor logits(const at::Tensor& ids, const std::map<std::string, at::Tensor>& media = {});
+  // Each conversation is a list of messages {role, content}, through the chat template; content may hold parts {type = "image", path}.
+  MessageLogits message_logits(const std::vector<Value>& conversations, bool add_generation_prompt = false);
+  // Each prompt is a string, or a list of messages {role, content} as for message_logits; [generate] of the recipe says how.
   std::vector<Continuation> generate(const std::vector<Value>& prompts, const std::function<void(const TextPiece&)>& on_piece = nullptr);
   // {loss, perplexity, tokens} of the recipe's evaluation data.
   Value evaluate();

@@ -61,9 +61,11 @@ struct SlotSpec {
   std::string input_group;            // slots with equal, non-empty groups read the same activation (q, k and v)
   int stage = 0;                      // order of execution inside the block
   Partition partition = Partition::Replicate;
+  std::string part;             // of a model of several parts: "vision", "projector"; empty: the language model
   std::string tied_to;          // path of the slot whose weight this one shares; empty: its own
   std::vector<Source> sources;  // one per known file layout, in order of preference; empty when tied
   std::vector<Source> bias_sources;
+  std::string file_path;  // the host's to set: the module path under which the checkpoint's layout knows it, where that is another one
 
   int64_t numel() const { return count * out * in; }
 };
@@ -78,6 +80,7 @@ struct DenseSpec {
   at::ScalarType dtype = at::kFloat;
   int stack = -1;
   int64_t block = -1;
+  std::string part;  // as SlotSpec::part
   std::vector<Source> sources;
 };
 

@@ -1,0 +1,47 @@
+#pragma once
+// The steps from a picture to what a tower takes, as transformers' torchvision-backed processors do them: the same kernels in the same order.
+#include <ATen/core/Tensor.h>
+
+#include <array>
+#include <cstdint>
+#include <optional>
+
+#include "tenon/media.h"
+#include "tenon/value.h"
+
+namespace tenon::vlm {
+
+enum class Resample { Nearest, Bilinear, Bicubic };
+
+struct Size {
+  int64_t height = 0, width = 0;
+  friend bool operator==(const Size&, const Size&) = default;
+};
+
+// preprocessor_config.json, absent keys as the processor class has them.
+struct ImageSteps {
+  bool pads_to_square = false, resizes = true, crops = true, rescales = true, normalizes = true;
+  std::optional<int64_t> shortest_edge;  // else `size`
+  Size size, crop;
+  Resample resample = Resample::Bicubic;
+  double rescale_factor = 1.0 / 255;
+  std::array<double, 3> mean = {}, std = {};
+};
+
+// Error(Data) naming everything that is wrong or not served. `edge`: of the tower's pictures, for files that say nothing.
+ImageSteps read_image_steps(const ProcessorFiles& files, int64_t edge, bool is_siglip);
+
+// What `size` makes of a picture's.
+Size resized(const ImageSteps& steps, Size picture);
+
+// rgb: [3, height, width] uint8 -> the same, larger or smaller, with antialiasing.
+at::Tensor resize(const at::Tensor& rgb, Size size, Resample resample);
+// Around the middle; what lies outside is black.
+at::Tensor center_crop(const at::Tensor& rgb, Size size);
+// -> float32, scaled, less the mean, by the deviation.
+at::Tensor normalize(const at::Tensor& rgb, const ImageSteps& steps);
+
+// All of it.
+at::Tensor apply(const ImageSteps& steps, const at::Tensor& rgb);
+
+}  // namespace tenon::vlm

@@ -1,0 +1,75 @@
+#include "llava.h"
+
+#include "llava_config.h"
+#include "llava_model.h"
+#include "llava_processor.h"
+#include "tenon/backbone.h"
+#include "tower.h"
+
+namespace tenon::vlm {
+
+namespace {
+
+// As transformers 5 calls the modules. Files keep the names of transformers 4, or have these.
+const BackboneNames kTextNames = {
+    .path = {{{"model.", "model.language_model."}}},
+    .files = {{{{"", "language_model."}}}, {{{"model.", "model.language_model."}}}},
+};
+const Prefixes kTowerFiles = {"vision_tower.vision_model.", "vision_tower.", "model.vision_tower.", "model.vision_tower.vision_model."};
+const char* const kProjectorFiles[] = {"multi_modal_projector.", "model.multi_modal_projector."};
+
+void add_projector(Blueprint& blueprint, const LlavaConfig& config, int64_t text_hidden) {
+  const int64_t width = config.vision.hidden * static_cast<int64_t>(config.feature_layers.size());
+  for (const auto& [name, in] : {std::pair{"linear_1", width}, std::pair{"linear_2", text_hidden}}) {
+    SlotSpec slot;
+    slot.path = concat(kProjectorPath, ".", name);
+    slot.out = text_hidden, slot.in = in, slot.bias = config.projector_bias;
+    slot.part = "projector";
+    // It runs where the tower ends.
+    slot.stack = kVisionStack, slot.block = config.vision.layers - 1;
+    for (const char* prefix : kProjectorFiles) {
+      slot.sources.push_back(Source::rename(concat(prefix, name, ".weight")));
+      if (slot.bias) slot.bias_sources.push_back(Source::rename(concat(prefix, name, ".bias")));
+    }
+    blueprint.slots.push_back(std::move(slot));
+  }
+}
+
+}  // namespace
+
+std::unique_ptr<Architecture> LlavaArchitecture::text_architecture(const std::string& type) const {
+  if (!backbones_) fail(ErrorCode::Internal, "use() was not called, so there is no text model to ask for");
+  return with_context("text_config", [&] { return backbones_->make(type); });
+}
+
+Blueprint LlavaArchitecture::blueprint(const Value& config) const {
+  const LlavaConfig c = read_llava_config(config);
+  const auto architecture = text_architecture(c.text_type);
+  const Blueprint text = with_context("text_config", [&] { return architecture->blueprint(c.text); });
+  if (c.image_token >= text.vocab_size)
+    fail(ErrorCode::Data, "config.json (model_type 'llava'): image_token_index is ", c.image_token,
+         ", the text model's vocabulary ends at ", text.vocab_size);
+  Blueprint b;
+  b.model_type = "llava";
+  add_tower(b, c.vision, kTowerPath, kTowerFiles);
+  add_projector(b, c, text.hidden_size);
+  add_backbone(b, text, kTextNames);
+  b.seams.push_back("projector");
+  b.ignorable = {R"((?:model\.)?(?:language_model\.)?(?:model\.)?(?:layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq)",
+                 R"((?:model\.)?vision_tower\.(?:vision_model\.)?embeddings\.position_ids)"};
+  return b;
+}
+
+std::unique_ptr<Model> LlavaArchitecture::build(const Value& config, Parts& parts) const {
+  LlavaConfig c = read_llava_config(config);
+  const auto text = text_architecture(c.text_type);
+  auto text_parts = std::make_unique<BackboneParts>(parts, text->blueprint(c.text), kTextNames, kVisionStack + 1);
+  auto text_model = text->build(c.text, *text_parts);
+  return std::make_unique<LlavaModel>(std::move(c), parts, std::move(text_parts), std::move(text_model));
+}
+
+std::unique_ptr<Processor> LlavaArchitecture::processor(const Value& config, const ProcessorFiles& files) const {
+  return std::make_unique<LlavaProcessor>(read_llava_config(config), files);
+}
+
+}  // namespace tenon::vlm

@@ -1,0 +1,79 @@
+#include "llava_config.h"
+
+#include "tenon/nn/activation.h"
+#include "tenon/nn/config_reader.h"
+
+namespace tenon::vlm {
+
+namespace {
+
+constexpr int64_t kMaxToken = int64_t{1} << 24, kMaxWidth = int64_t{1} << 20;
+
+// A table of the config, or the default where there is none.
+Value table(nn::ConfigReader& reader, const char* key, const Value& fallback) {
+  const Value* value = reader.config().find_set(key);
+  if (!value) return fallback;
+  if (value->is_table()) return *value;
+  reader.problem(concat(key, " is ", nn::ConfigReader::show(*value), ", expected a table"));
+  return fallback;
+}
+
+// What LlavaConfig takes for a tower that the file does not describe at all.
+Value default_tower() {
+  Value config = Value::table();
+  config.set("model_type", "clip_vision_model");
+  config.set("intermediate_size", 4096), config.set("hidden_size", 1024), config.set("patch_size", 14), config.set("image_size", 336);
+  config.set("num_hidden_layers", 24), config.set("num_attention_heads", 16);
+  return config;
+}
+
+void read_layers(nn::ConfigReader& reader, LlavaConfig& c) {
+  const Value* value = reader.config().find("vision_feature_layer");
+  const Value::List one{value ? *value : Value(-2)};
+  for (const Value& item : value && value->is_list() ? value->as_list() : one) {
+    const int64_t states = c.vision.layers + 1;
+    if (!item.is_int() || item.as_int() < -states || item.as_int() >= states)
+      return reader.problem(concat("vision_feature_layer is ", nn::ConfigReader::show(value ? *value : Value(-2)),
+                                   ", expected numbers from ", -states, " to ", states - 1, ": the tower has ", c.vision.layers,
+                                   " layers"));
+    c.feature_layers.push_back(item.as_int() < 0 ? item.as_int() + states : item.as_int());
+  }
+  if (c.feature_layers.empty()) reader.problem(concat("vision_feature_layer is [], expected at least one layer"));
+}
+
+}  // namespace
+
+LlavaConfig read_llava_config(const Value& config) {
+  nn::ConfigReader reader(config);
+  LlavaConfig c;
+  const Value vision = table(reader, "vision_config", default_tower());
+  c.text = table(reader, "text_config", Value::table());
+  reader.finish("llava");
+  c.vision = with_context("vision_config", [&] { return read_vision_config(vision); });
+
+  c.text_type = c.text.string_or("model_type", "llama");
+  c.text.set("model_type", c.text_type);
+  const bool tied = reader.flag("tie_word_embeddings", false);
+  if (tied) c.text.set("tie_word_embeddings", true);
+  // Rotary settings beside the two tables (a recipe's override or patch) are meant for the text model.
+  for (const char* key : {"rope_parameters", "rope_scaling", "rope_theta", "max_position_embeddings"})
+    if (const Value* value = config.find(key)) c.text.set(key, *value);
+
+  c.image_token = reader.integer(
+      config.find("image_token_index") || !config.find("image_token_id") ? "image_token_index" : "image_token_id", 32000, 0, kMaxToken);
+  const std::string strategy = reader.text("vision_feature_select_strategy", "default");
+  if (strategy != "default" && strategy != "full")
+    reader.problem(concat("vision_feature_select_strategy is '", strategy, "', expected default or full"));
+  c.drops_first = strategy == "default";
+  read_layers(reader, c);
+  c.projector_bias = reader.flag("multimodal_projector_bias", true);
+  c.projector_activation = reader.text("projector_hidden_act", "gelu");
+  if (!nn::has_activation(c.projector_activation))
+    reader.problem(concat("projector_hidden_act is ", nn::ConfigReader::show(Value(c.projector_activation)),
+                          ", which is no activation that is served"));
+  if (c.image_tokens() < 1) reader.problem(concat("vision_feature_select_strategy leaves nothing of a tower with one position"));
+  reader.finish("llava");
+  return c;
+}
+
+}  // namespace tenon::vlm

@@ -1,0 +1,51 @@
+#pragma once
+// A vision transformer, CLIP's or SigLIP's: patches of a picture -> hidden states of all layers.
+#include <ATen/core/Tensor.h>
+
+#include <string>
+#include <vector>
+
+#include "tenon/architecture.h"
+#include "tenon/nn/attention.h"
+#include "vision_config.h"
+
+namespace tenon::vlm {
+
+// File names of the tower's tensors, by layout: what stands before "encoder.layers.0 ...".
+using Prefixes = std::vector<std::string>;
+
+// Adds the tower's slots and tensors under `path` as a new stack of the blueprint, part "vision". What lies before the layers belongs to the first of
+// them, what lies behind to the last.
+void add_tower(Blueprint& blueprint, const VisionConfig& config, const std::string& path, const Prefixes& files);
+
+class Tower {
+ public:
+  // `parts` outlives the tower. `stack`: of its layers in the blueprint.
+  Tower(VisionConfig config, Parts& parts, const std::string& path, int stack);
+
+  // pixels: [N, channels, image_size, image_size] -> [N, tokens, hidden], what goes into the first layer.
+  at::Tensor embed(const at::Tensor& pixels) const;
+  at::Tensor layer(int64_t i, const at::Tensor& hidden) const;
+  const VisionConfig& config() const { return config_; }
+
+ private:
+  struct Norm {
+    Dense *weight = nullptr, *bias = nullptr;
+  };
+  struct Layer {
+    Norm before_attention, before_mlp;
+    Slot *q = nullptr, *k = nullptr, *v = nullptr, *out = nullptr, *fc1 = nullptr, *fc2 = nullptr;
+    at::Device device = at::kCPU;
+  };
+  at::Tensor norm(const at::Tensor& x, const Norm& norm, at::ScalarType out) const;
+  at::Tensor attention(const Layer& layer, const at::Tensor& x) const;
+
+  VisionConfig config_;
+  Precision precision_;
+  Dense *patches_, *patch_bias_ = nullptr, *class_token_ = nullptr, *positions_;
+  Norm first_norm_;  // CLIP's
+  std::vector<Layer> layers_;
+  nn::Attention attention_;
+};
+
+}  // namespace tenon::vlm
