@@ -106,9 +106,9 @@ conformance::Subject check_subject(const fs::path& file) {
     call_plugin(id, check.c_str(), name, body);
   };
   subject.backbones = []() -> Backbones& {
-    static auto* const bundled =
+    static auto* const all =
         new RegistryBackbones(*new Registry(discover_plugins({.plugin_dirs = {}, .plugin_files = {}, .bundled_only = true})));
-    return *bundled;
+    return *all;
   };
   subject.devices = [] {
     std::vector<at::Device> devices{at::kCPU};

@@ -13,10 +13,10 @@ namespace fs = std::filesystem;
 using namespace tenon;
 using namespace tenon::host;
 using tenon::testing::contains;
+using tenon::testing::bad_plugin;
 using testing::run_host;
 
 namespace {
-fs::path bad_plugin(const std::string& name) { return testing::build_dir() / "tests" / "bad_plugins" / ("lib" + name + ".so"); }
 }  // namespace
 
 TEST_CASE("help is an answer, a wrong word is an error with the right one") {

@@ -18,10 +18,9 @@ using namespace tenon;
 using namespace tenon::host;
 using tenon::testing::contains;
 using tenon::testing::error_of;
+using tenon::testing::bad_plugin;
 
 namespace {
-
-fs::path bad_plugin(const std::string& name) { return testing::build_dir() / "tests" / "bad_plugins" / ("lib" + name + ".so"); }
 
 // What a process that ends of a segmentation fault writes to stderr.
 std::string words_of_crash(const std::function<void()>& body) {

@@ -15,10 +15,9 @@
 namespace fs = std::filesystem;
 using namespace tenon;
 using namespace tenon::host;
+using tenon::testing::bad_plugin;
 
 namespace {
-
-fs::path bad_plugin(const std::string& name) { return testing::build_dir() / "tests" / "bad_plugins" / ("lib" + name + ".so"); }
 
 // A folder of plugins that nobody else can write to, whatever the umask.
 struct Folder : testing::TempDir {

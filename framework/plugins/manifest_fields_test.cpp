@@ -70,7 +70,7 @@ TEST_CASE("the list of fields is the manifest's") {
 TEST_CASE("changing any field of a manifest gives its own message with what to do") {
   const testing::TempDir folder;
   ::chmod(folder.path().c_str(), 0755);
-  const std::string good = read_file(testing::build_dir() / "tests" / "bad_plugins" / "libgood.so");
+  const std::string good = read_file(testing::bad_plugin("good"));
   const size_t place = good.find(std::string(kManifestMagic, sizeof kManifestMagic));
   REQUIRE(place != std::string::npos);
   auto judged = [&](const FieldChange* row) {

@@ -15,7 +15,7 @@ using namespace tenon::host;
 
 namespace {
 
-std::string good_plugin() { return read_file(testing::build_dir() / "tests" / "bad_plugins" / "libgood.so"); }
+std::string good_plugin() { return read_file(testing::bad_plugin("good")); }
 
 ManifestReading read(const std::string& bytes) { return read_manifest({reinterpret_cast<const std::byte*>(bytes.data()), bytes.size()}); }
 

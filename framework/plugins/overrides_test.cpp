@@ -15,10 +15,9 @@ using namespace tenon;
 using namespace tenon::host;
 using tenon::testing::contains;
 using tenon::testing::error_of;
+using tenon::testing::bad_plugin;
 
 namespace {
-
-fs::path bad_plugin(const std::string& name) { return testing::build_dir() / "tests" / "bad_plugins" / ("lib" + name + ".so"); }
 
 Discovery with(std::vector<fs::path> files, std::vector<std::string> overrides) {
   return discover_plugins({.plugin_dirs = {}, .plugin_files = std::move(files), .bundled_only = false, .overrides = std::move(overrides)});

@@ -44,7 +44,7 @@ struct Judged {
   fs::path file = folder.path() / "libgood.so";
   Judged() {
     ::chmod(folder.path().c_str(), 0755);
-    fs::copy_file(testing::build_dir() / "tests" / "bad_plugins" / "libgood.so", file);
+    fs::copy_file(testing::bad_plugin("good"), file);
     ::chmod(file.c_str(), 0644);
   }
   std::string by(const PluginPolicy& policy) const {

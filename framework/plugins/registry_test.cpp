@@ -18,10 +18,9 @@ namespace fs = std::filesystem;
 using namespace tenon;
 using namespace tenon::host;
 using tenon::testing::contains;
+using tenon::testing::bad_plugin;
 
 namespace {
-
-fs::path bad_plugin(const std::string& name) { return testing::build_dir() / "tests" / "bad_plugins" / ("lib" + name + ".so"); }
 
 Discovery with(std::vector<fs::path> files) {
   return discover_plugins({.plugin_dirs = {}, .plugin_files = std::move(files), .bundled_only = false});

@@ -13,9 +13,11 @@
 
 #include "support/stable_plugin.h"
 
+#include "support/errors.h"
 #include "support/memory_file.h"
 
 using namespace tenon;
+using tenon::testing::error_of;
 using tenon::testing::MemoryFile;
 using tenon::testing::stable_quantizer;
 
@@ -138,18 +140,12 @@ TEST_CASE("damaged packed weights are refused, each with its own message") {
   MemoryFile whole;
   for (const auto& [name, tensor] : q.pack(slot, q.quantize(slot, at::randn({32, 64}), nullptr))) whole.tensors[name] = tensor;
   const std::string w = "model.layers.0.mlp.up_proj.weight";
-  auto message = [&](auto&& damage) -> std::string {
+  auto message = [&](auto&& damage) {
     MemoryFile file = whole;
     damage(file.tensors);
-    try {
-      q.unpack(slot, file);
-    } catch (const Error& error) {
-      CHECK(error.code() == ErrorCode::Data);
-      return error.what();
-    }
-    return "";
+    return error_of([&] { q.unpack(slot, file); }, ErrorCode::Data);
   };
-  CHECK(message([](auto&) {}) == "");
+  CHECK(message([](auto&) {}) == "no error");
   CHECK(message([&](auto& t) { t.erase(w + ".nested_absmax"); }).find("nested_absmax' is missing") != std::string::npos);
   CHECK(message([&](auto& t) { t[w] = at::zeros({7, 1}, at::kByte); }).find("has 7 bytes") != std::string::npos);
   CHECK(message([&](auto& t) { t[w + ".nested_absmax"] = t[w + ".nested_absmax"] * NAN; }).find("damaged") != std::string::npos);

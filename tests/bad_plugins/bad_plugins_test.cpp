@@ -9,6 +9,7 @@
 #include <doctest/doctest.h>
 
 using namespace tenon;
+using testing::bad_plugin;
 using testing::run_host;
 
 namespace {
@@ -16,8 +17,6 @@ namespace {
 struct Case {
   const char *plugin, *check, *result;
 };
-
-std::string bad_plugin(const std::string& name) { return testing::build_dir() / "tests" / "bad_plugins" / ("lib" + name + ".so"); }
 
 // Runs the kit; the checks that did not go well, as "id result".
 std::set<std::string> finds(const std::string& plugin, int& status, std::string& text) {

@@ -3,21 +3,15 @@
 
     examples_test.py BUILD LIBTORCH CMAKE COMPILER [EXAMPLE ...]
 """
-import os
-import pathlib
 import shutil
 import sys
-import tempfile
 
-from support import ROOT, build_copy, check, install, own_tests, run
+from support import ROOT, build_copy, check, installed, own_tests, run
 
 
 def main() -> None:
-    os.umask(0o022)
-    work = pathlib.Path(tempfile.mkdtemp(prefix="tenon-examples-"))
-    try:
+    with installed() as (work, host):
         prefix = work / "prefix"
-        host = install(prefix)
         # Their recipes name the quickstart's model by its place beside them.
         shutil.copytree(ROOT / "examples/quickstart", work / "plugins/quickstart")
         all_there = sorted(file.parent for file in (ROOT / "examples/plugins").glob("*/CMakeLists.txt"))
@@ -28,8 +22,6 @@ def main() -> None:
             own_tests(build, f"{example.name}, built against the prefix alone")
             for plugin in sorted(build.glob("lib*.so")):
                 check("it is sound" in run(host, "plugins", "why", plugin).stdout, f"{example.name}: nothing is wrong with {plugin.name}")
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 if __name__ == "__main__":

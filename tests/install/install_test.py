@@ -6,13 +6,10 @@
 Installs BUILD into a fresh prefix, builds examples/embed and tests/install/rtn against it and nothing else, and runs both.
 """
 import json
-import os
 import pathlib
 import re
-import shutil
-import tempfile
 
-from support import HERE, LIBTORCH, ROOT, build_copy, check, install, run
+from support import HERE, LIBTORCH, ROOT, build_copy, check, installed, run
 
 PROMPT = "Once"
 
@@ -28,11 +25,8 @@ def model() -> tuple[pathlib.Path, str]:
 
 
 def main() -> None:
-    os.umask(0o022)
-    work = pathlib.Path(tempfile.mkdtemp(prefix="tenon-install-"))
-    try:
+    with installed() as (work, host):
         prefix = work / "prefix"
-        host = install(prefix)
         listed = json.loads(run(host, "plugins", "list", "--json", "--no-plugins").stdout)
         check(bool(listed), "the installed host finds its bundled plugins")
 
@@ -88,8 +82,6 @@ def main() -> None:
         losses = [json.loads(line)["loss"] for line in (work / "out/metrics.jsonl").read_text().splitlines() if '"loss"' in line]
         check(losses[-1] < losses[0], f"an adapter on it learns: loss {losses[0]:.3f} to {losses[-1]:.3f}")
         check((work / "out/adapter_model.safetensors").exists(), "and is saved")
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,14 @@
 """What the tests of an installed tenon share: running, checking, building against a prefix."""
+import contextlib
 import os
 import pathlib
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -27,10 +30,16 @@ def check(claim: bool, text: str) -> None:
     print(f"ok: {text}", flush=True)
 
 
-def install(prefix: pathlib.Path) -> pathlib.Path:
-    """-> the installed host."""
-    run(CMAKE, "--install", BUILD, "--prefix", prefix)
-    return prefix / "bin/host"
+@contextlib.contextmanager
+def installed() -> Iterator[tuple[pathlib.Path, pathlib.Path]]:
+    """-> a folder that vanishes, and the host installed in prefix/ there."""
+    os.umask(0o022)
+    work = pathlib.Path(tempfile.mkdtemp(prefix="tenon-install-"))
+    try:
+        run(CMAKE, "--install", BUILD, "--prefix", work / "prefix")
+        yield work, work / "prefix/bin/host"
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
 
 
 def configure_and_build(source: pathlib.Path, build: pathlib.Path, prefix: pathlib.Path) -> float:

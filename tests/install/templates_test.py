@@ -7,13 +7,10 @@ For every kind: the project is written into an empty folder, built against the p
 among them), and the run must have learned.
 """
 import json
-import os
 import pathlib
-import shutil
 import sys
-import tempfile
 
-from support import check, configure_and_build, install, own_tests, run
+from support import check, configure_and_build, installed, own_tests, run
 
 KINDS = sys.argv[5:] or ["quantizer:stable", "quantizer:native", "patch", "adapter", "architecture", "objective"]
 
@@ -42,19 +39,14 @@ def try_template(host: pathlib.Path, prefix: pathlib.Path, work: pathlib.Path, k
 
 
 def main() -> None:
-    os.umask(0o022)
-    work = pathlib.Path(tempfile.mkdtemp(prefix="tenon-templates-"))
-    try:
+    with installed() as (work, host):
         prefix = work / "prefix"
-        host = install(prefix)
         for kind in KINDS:
             kind, _, tier = kind.partition(":")
             try_template(host, prefix, work, kind, tier)
         for words in (["quantiser", "x"], ["patch", "Bad-Name"], ["patch", "x", "--tier", "stable"], ["patch", "test"], ["adapter", "tensor"]):
             run(host, "plugins", "new", *words, cwd=work, expect=2)
         check(True, "kinds, names and tiers that cannot be are errors of usage")
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 if __name__ == "__main__":
