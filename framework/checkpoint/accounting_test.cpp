@@ -67,7 +67,7 @@ std::map<std::string, at::Tensor> split_tensors() {
   return tensors;
 }
 
-std::shared_ptr<Checkpoint> checkpoint_of(const TempFolder& folder, const std::map<std::string, at::Tensor>& tensors,
+std::shared_ptr<Checkpoint> checkpoint_of(const TempDir& folder, const std::map<std::string, at::Tensor>& tensors,
                                           const std::string& config = "{}") {
   std::vector<NamedTensor> list;
   for (const auto& [name, tensor] : tensors) list.push_back({name, tensor});
@@ -77,7 +77,7 @@ std::shared_ptr<Checkpoint> checkpoint_of(const TempFolder& folder, const std::m
 }
 
 std::string account_error(const Blueprint& blueprint, const std::map<std::string, at::Tensor>& tensors, const std::string& config = "{}") {
-  TempFolder folder;
+  TempDir folder;
   const auto checkpoint = checkpoint_of(folder, tensors, config);
   return error_of([&] { account(blueprint, *checkpoint); });
 }
@@ -85,7 +85,7 @@ std::string account_error(const Blueprint& blueprint, const std::map<std::string
 }  // namespace
 
 TEST_CASE("every tensor finds its slot, ignorable ones aside") {
-  TempFolder folder;
+  TempDir folder;
   auto tensors = split_tensors();
   tensors["model.layers.0.inv_freq"] = at::ones({2});
   const auto checkpoint = checkpoint_of(folder, tensors);
@@ -98,7 +98,7 @@ TEST_CASE("every tensor finds its slot, ignorable ones aside") {
 }
 
 TEST_CASE("the first layout that fits is taken, for each slot by itself") {
-  TempFolder folder;
+  TempDir folder;
   auto tensors = split_tensors();
   tensors.erase("model.layers.1.a.weight");
   tensors.erase("model.layers.1.b.weight");
@@ -162,7 +162,7 @@ TEST_CASE("weights that are quantized already are recognised as the cause") {
 }
 
 TEST_CASE("packed names count as consumed, and absent ones as missing") {
-  TempFolder folder;
+  TempDir folder;
   auto tensors = split_tensors();
   tensors["model.layers.0.a.weight"] = at::zeros({12, 1}, at::kByte);
   tensors["model.layers.0.a.weight.absmax"] = at::zeros({1});
@@ -184,7 +184,7 @@ TEST_CASE("packed names count as consumed, and absent ones as missing") {
 
 TEST_CASE("of tied weights the file may hold either or both") {
   const Blueprint blueprint = small_blueprint(true);
-  TempFolder both, embedding, head, same;
+  TempDir both, embedding, head, same;
   auto tensors = split_tensors();
   const auto with_both = checkpoint_of(both, tensors);
   WeightMap map = account(blueprint, *with_both);
@@ -212,13 +212,13 @@ TEST_CASE("of tied weights the file may hold either or both") {
 }
 
 TEST_CASE("a checkpoint without weights says so") {
-  TempFolder folder;
+  TempDir folder;
   put(folder / "config.json", "{}");
   CHECK(contains(error_of([&] { account(small_blueprint(false), *Checkpoint::open(folder.path())); }), "holds no weights"));
 }
 
 TEST_CASE("rows are read across pieces: without a copy inside one, joined across several, stacked") {
-  TempFolder folder;
+  TempDir folder;
   const at::Tensor a = at::arange(12, at::kFloat).view({4, 3}), b = at::arange(6, at::kFloat).view({2, 3}).add(100),
                    c = at::arange(12, at::kFloat).view({4, 3}).add(50);
   const auto checkpoint = checkpoint_of(folder, {{"a", a}, {"b", b}, {"c", c}, {"half", b.to(at::kHalf)}});

@@ -45,7 +45,7 @@ int64_t status_kb(const std::string& key) {
 }  // namespace
 
 TEST_CASE("a path that is no checkpoint folder is refused with the way to it") {
-  TempFolder folder;
+  TempDir folder;
   put(folder / "mistral-small/config.json", "{}");
   CHECK(contains(open_error(folder / "mistrall-small"), "did you mean 'mistral-small'?"));
   CHECK(contains(open_error(folder / "no/such/place"), "does not exist either"));
@@ -70,7 +70,7 @@ TEST_CASE("a path that is no checkpoint folder is refused with the way to it") {
 }
 
 TEST_CASE("config.json alone is a checkpoint without weights") {
-  TempFolder folder;
+  TempDir folder;
   put(folder / "config.json", R"({"model_type": "x"})");
   const auto checkpoint = Checkpoint::open(folder.path());
   CHECK_FALSE(checkpoint->has_weights());
@@ -89,7 +89,7 @@ TEST_CASE("weights in another format are refused with the way to convert them") 
        {Row{"pytorch_model.bin", "save_pretrained"}, Row{"pytorch_model-00001-of-00002.bin", "save_pretrained"},
         Row{"q4.gguf", "gguf_file='q4.gguf'"}, Row{"consolidated.00.pth", "safetensors; convert"},
         Row{"consolidated.safetensors", "rename it to model.safetensors"}, Row{"model-00001-of-00002.safetensors", "not their index"}}) {
-    TempFolder folder;
+    TempDir folder;
     put(folder / "config.json", "{}");
     put(folder / file, "x");
     const std::string error = open_error(folder.path());
@@ -100,7 +100,7 @@ TEST_CASE("weights in another format are refused with the way to convert them") 
     // A model made from its config alone does not care.
     CHECK_FALSE(Checkpoint::open(folder.path(), Weights::Ignore)->has_weights());
   }
-  TempFolder folder;
+  TempDir folder;
   put(folder / "config.json", "{}");
   put(folder / "adapter_model.safetensors", "x");
   put(folder / "training_args.bin", "x");
@@ -110,7 +110,7 @@ TEST_CASE("weights in another format are refused with the way to convert them") 
 }
 
 TEST_CASE("shards are read through their index, links included") {
-  TempFolder folder;
+  TempDir folder;
   put(folder / "model/config.json", "{}");
   put_shard(folder / "blob", {"b", "c"});
   write_safetensors(folder / "model/one.safetensors", {{"a", at::arange(12, at::kFloat).view({4, 3})}});
@@ -130,7 +130,7 @@ TEST_CASE("shards are read through their index, links included") {
 }
 
 TEST_CASE("an index that does not fit its shards is refused with all that is wrong") {
-  TempFolder folder;
+  TempDir folder;
   put(folder / "config.json", "{}");
   put_shard(folder / "one.safetensors", {"a", "both"});
   put_shard(folder / "two.safetensors", {"b", "both"});
@@ -158,7 +158,7 @@ TEST_CASE("an index that does not fit its shards is refused with all that is wro
 }
 
 TEST_CASE("a tensor that the index does not name is there all the same, so that accounting sees it") {
-  TempFolder folder;
+  TempDir folder;
   put(folder / "config.json", "{}");
   put_shard(folder / "one.safetensors", {"a", "extra"});
   put_index(folder.path(), R"({"a": "one.safetensors"})");
@@ -166,7 +166,7 @@ TEST_CASE("a tensor that the index does not name is there all the same, so that 
 }
 
 TEST_CASE("reading a large file panel by panel keeps memory bounded") {
-  TempFolder folder;
+  TempDir folder;
   put(folder / "config.json", "{}");
   // 300 MB, sparse but for the header: zeros cost no disk and the pages count all the same.
   constexpr int64_t kRows = 75'000, kWidth = 1000;
@@ -191,7 +191,7 @@ TEST_CASE("reading a large file panel by panel keeps memory bounded") {
 }
 
 TEST_CASE("a model is written in shards whose index reads back") {
-  TempFolder folder;
+  TempDir folder;
   put(folder / "config.json", "{}");
   std::vector<TensorSpec> specs;
   for (int i = 0; i < 5; ++i) specs.push_back({concat("t", i), {10}, at::kFloat});

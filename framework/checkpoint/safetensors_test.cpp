@@ -122,7 +122,7 @@ TEST_CASE("bytes as the Python package writes them are read bit for bit") {
   const std::string file = safetensors_bytes(
       R"({"n":{"dtype":"I64","shape":[1],"data_offsets":[0,8]},"w":{"dtype":"BF16","shape":[1,2],"data_offsets":[8,12]}} )",
       std::string("\x07\0\0\0\0\0\0\0\xc0\x3f\x00\xc0", 12));
-  TempFolder folder;
+  TempDir folder;
   put(folder / "x.safetensors", file);
   const SafetensorsFile read(folder / "x.safetensors");
   CHECK(read.names() == std::vector<std::string>{"n", "w"});
@@ -136,7 +136,7 @@ TEST_CASE("bytes as the Python package writes them are read bit for bit") {
 }
 
 TEST_CASE("what is written is what is read, for every dtype") {
-  TempFolder folder;
+  TempDir folder;
   const at::ScalarType dtypes[] = {at::kDouble, at::kFloat,         at::kHalf,        at::kBFloat16,    at::kLong,   at::kInt,
                                    at::kShort,  at::kChar,          at::kByte,        at::kBool,        at::kUInt16, at::kUInt32,
                                    at::kUInt64, at::kFloat8_e4m3fn, at::kFloat8_e5m2, at::kComplexFloat};
@@ -163,7 +163,7 @@ TEST_CASE("what is written is what is read, for every dtype") {
 }
 
 TEST_CASE("views share the map, and an unaligned tensor is copied into place") {
-  TempFolder folder;
+  TempDir folder;
   const float values[3] = {1, 2, 3};
   std::string data("x", 1);
   data.append(reinterpret_cast<const char*>(values), 12);
@@ -183,7 +183,7 @@ TEST_CASE("views share the map, and an unaligned tensor is copied into place") {
 }
 
 TEST_CASE("a file under its name is complete, or it is not there") {
-  TempFolder folder;
+  TempDir folder;
   const std::vector<TensorSpec> specs = {{"a", {2, 2}, at::kFloat}, {"b", {1}, at::kHalf}};
   {
     SafetensorsWriter writer(folder / "x.safetensors", specs);

@@ -1,7 +1,5 @@
 #pragma once
-// For tests: folders that vanish, and safetensors files made byte by byte.
-#include <unistd.h>
-
+// For tests: safetensors files made byte by byte.
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -9,29 +7,12 @@
 #include <string>
 
 #include "support/errors.h"
+#include "support/temp_dir.h"
 #include "tenon/error.h"
 
 namespace tenon::host::test {
 
-class TempFolder {
- public:
-  TempFolder() {
-    std::string name = (std::filesystem::temp_directory_path() / "tenon_test_XXXXXX").string();
-    if (!::mkdtemp(name.data())) fail(ErrorCode::Internal, "mkdtemp failed");
-    path_ = name;
-  }
-  ~TempFolder() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
-  TempFolder(const TempFolder&) = delete;
-  TempFolder& operator=(const TempFolder&) = delete;
-  const std::filesystem::path& path() const { return path_; }
-  std::filesystem::path operator/(const std::string& name) const { return path_ / name; }
-
- private:
-  std::filesystem::path path_;
-};
+using testing::TempDir;
 
 inline void put(const std::filesystem::path& file, const std::string& bytes) {
   std::filesystem::create_directories(file.parent_path());

@@ -18,20 +18,7 @@ int verb_tokenize(const Args& args) {
   Value out = Value::table();
   if (text) {
     const Encoded encoded = codec->encode(*text, true);
-    std::vector<int64_t> ids = encoded.ids;
-    const auto media_out = args.get<std::string>("media-out");
-    if (!media.empty() || media_out) {
-      const MediaSupport support = load_processor(work.recipe, *work.registry, *Checkpoint::open(work.recipe.model.path));
-      expand_media(ids, &mask, media, support);
-      if (media_out) {
-        if (media.empty()) fail(ErrorCode::Data, *messages, ": there are no media in the messages, so --media-out has nothing to write");
-        std::vector<NamedTensor> tensors;
-        for (const auto& [name, tensor] : support.processor->load(media)) tensors.push_back({name, tensor});
-        write_safetensors(*media_out, tensors);
-      }
-    }
-    for (int64_t& m : mask) m = m == 1;
-    out.set("ids", Value(ids)), out.set("text", *text), out.set("mask", Value());
+    out.set("ids", Value(encoded.ids)), out.set("text", *text), out.set("mask", Value());
   } else {
     const auto conversations = read_conversations(*messages);
     if (conversations.size() != 1) fail(ErrorCode::Usage, "--messages takes one conversation here, the file holds ", conversations.size());
@@ -46,7 +33,20 @@ int verb_tokenize(const Args& args) {
       for (const auto& span : rendered.assistant) inside = inside || (begin >= span.begin && begin < span.end);
       mask.push_back(inside ? 1 : 0);
     }
-    out.set("ids", Value(encoded.ids)), out.set("text", rendered.text), out.set("mask", Value(mask));
+    std::vector<int64_t> ids = encoded.ids;
+    const auto media_out = args.get<std::string>("media-out");
+    if (!media.empty() || media_out) {
+      const MediaSupport support = load_processor(work.recipe, *work.registry, *Checkpoint::open(work.recipe.model.path));
+      expand_media(ids, &mask, media, support);
+      if (media_out) {
+        if (media.empty()) fail(ErrorCode::Data, *messages, ": there are no media in the messages, so --media-out has nothing to write");
+        std::vector<NamedTensor> tensors;
+        for (const auto& [name, tensor] : support.processor->load(media)) tensors.emplace_back(name, tensor);
+        write_safetensors(*media_out, tensors);
+      }
+    }
+    for (int64_t& m : mask) m = m == 1;  // tokens of media are nobody's
+    out.set("ids", Value(ids)), out.set("text", rendered.text), out.set("mask", Value(mask));
   }
   std::printf("%s\n", to_json(out, args.json ? -1 : 2).c_str());
   return 0;

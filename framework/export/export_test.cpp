@@ -110,7 +110,7 @@ Blueprint blueprint() {
 }
 
 struct Fixture {
-  TempFolder folder;
+  TempDir folder;
   LoadedModel model;
   std::map<std::string, at::Tensor> weights;
   std::shared_ptr<const Quantizer> quantizer = std::make_shared<EighthQuantizer>();
@@ -280,7 +280,7 @@ TEST_CASE("adapters are written as folders that name their base") {
 }
 
 TEST_CASE("an export folder is complete or absent, and replaces only exports") {
-  TempFolder folder;
+  TempDir folder;
   const auto entries = [&] { return std::distance(std::filesystem::directory_iterator(folder.path()), {}); };
   { ExportFolder dropped(folder / "out"), nested(folder / "a/b/out"); }
   CHECK(entries() == 1);  // a/b, without out

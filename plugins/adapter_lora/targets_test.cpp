@@ -116,7 +116,8 @@ TEST_CASE("long lists are written as the shortest names that tell targets from t
   Blueprint with_vision = two_layers(3);
   with_vision.slots.front().path = "vision.q_proj";
   Paths names;
-  for (const Value& name : find_targets(options, with_vision, false).written.as_list()) names.push_back(name.as_string());
+  const Value written = find_targets(options, with_vision, false).written;
+  for (const Value& name : written.as_list()) names.push_back(name.as_string());
   CHECK(std::find(names.begin(), names.end(), "q_proj") == names.end());
   CHECK(std::find(names.begin(), names.end(), "self_attn.q_proj") != names.end());
   CHECK(std::find(names.begin(), names.end(), "k_proj") != names.end());
