@@ -4,6 +4,8 @@ include_guard(GLOBAL)
 
 add_library(tenon_test_main OBJECT "${PROJECT_SOURCE_DIR}/tests/main.cpp")
 target_link_libraries(tenon_test_main PRIVATE tenon_sanitizers)
+add_library(tenon_test_seed OBJECT "${PROJECT_SOURCE_DIR}/tests/seed.cpp")
+target_link_libraries(tenon_test_seed PRIVATE tenon_torch_headers tenon_sanitizers)
 
 function(tenon_add_test name)
   cmake_parse_arguments(arg "LIGHT" "" "SOURCES;LINK;LABELS" ${ARGN})
@@ -12,6 +14,7 @@ function(tenon_add_test name)
   if(arg_LIGHT)
     target_link_libraries(${name} PRIVATE tenon_light ${arg_LINK})
   else()
+    target_sources(${name} PRIVATE $<TARGET_OBJECTS:tenon_test_seed>)
     target_link_libraries(${name} PRIVATE tenon ${arg_LINK})
     # LibTorch's logging has a CHECK of its own, which aborts. The last definition wins without a warning, so its header comes
     # first and doctest's CHECK counts, whatever the order of a test's includes.

@@ -140,7 +140,7 @@ TEST_CASE("what would run wrong is refused by name") {
       {"llama", {"hidden_size", 1e300}, "hidden_size is 1e+300"},
       {"llama", {"hidden_size", "32"}, "hidden_size is \"32\", expected an integer"},
       {"llama", {"hidden_size", 32.5}, "hidden_size is 32.5, expected an integer"},
-      {"llama", {"hidden_size", Value::list()}, "hidden_size is a list"},
+      {"llama", {"hidden_size", Value::list()}, "hidden_size is []"},
       {"llama", {"hidden_size", 30}, "hidden_size is 30, expected a multiple of num_attention_heads (4), or head_dim beside it"},
       {"llama", {"num_hidden_layers", 1000000}, "num_hidden_layers is 1000000"},
       {"llama", {"num_attention_heads", 0}, "num_attention_heads is 0"},
@@ -158,7 +158,7 @@ TEST_CASE("what would run wrong is refused by name") {
       {"llama", {"max_position_embeddings", 0}, "max_position_embeddings is 0"},
       {"llama", {"partial_rotary_factor", 0.5}, "partial_rotary_factor is 0.5"},
       {"llama", {"rope_theta", -1}, "rope_theta is -1"},
-      {"llama", {"rope_theta", nullptr}, "rope_theta is a null"},
+      {"llama", {"rope_theta", nullptr}, "rope_theta is null"},
       {"llama", {"rope_scaling", 5}, "rope_scaling is 5, expected a table or null"},
       {"llama", {"rope_scaling", table({{"rope_type", "yarn"}, {"factor", "4"}})}, "rope_scaling.factor is \"4\", expected a number"},
       {"llama", {"rope_scaling", table({{"rope_type", "yarn"}, {"factor", 4}, {"truncate", 1}})}, "rope_scaling.truncate is 1"},
@@ -184,7 +184,7 @@ TEST_CASE("what would run wrong is refused by name") {
       {"qwen2",
        {"layer_types", Value::List{"full_attention", "sliding_attention"}},
        "use_sliding_window and sliding_window give no window"},
-      {"qwen2", {"use_sliding_window", nullptr}, "use_sliding_window is a null"},
+      {"qwen2", {"use_sliding_window", nullptr}, "use_sliding_window is null"},
       {"llama", {"architectures", Value::List{"LlamaForSequenceClassification"}}, "architectures names \"LlamaForSequenceClassification\""},
   };
   for (const Row& row : rows) {

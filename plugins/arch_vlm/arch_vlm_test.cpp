@@ -8,10 +8,13 @@
 
 #include "llava.h"
 #include "llava_config.h"
+#include "support/errors.h"
 #include "support/tiny_model.h"
 
 namespace tenon::vlm {
 namespace {
+
+using testing::error_of;
 
 constexpr int64_t kVocab = 11, kWidth = 6, kImage = 7;
 
@@ -87,15 +90,6 @@ struct Llava {
     return {architecture, config, {}, trainable};
   }
 };
-
-std::string error_of(const std::function<void()>& body) {
-  try {
-    body();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
-}
 
 at::Tensor row(const std::vector<int64_t>& ids) { return at::tensor(ids, at::kLong).unsqueeze(0); }
 
@@ -187,7 +181,7 @@ TEST_CASE("configs that ask for what is not served are refused by name") {
   Llava llava;
   const auto refusal = [&](const Value& c) { return error_of([&] { llava.architecture.blueprint(c); }); };
   CHECK(refusal(config({}, {{"model_type", "pixtral"}})).find("vision_config.model_type is 'pixtral'") != std::string::npos);
-  CHECK(refusal(config({}, {{"image_size", Value::List{8, 12}}})).find("image_size is [8, 12]") != std::string::npos);
+  CHECK(refusal(config({}, {{"image_size", Value::List{8, 12}}})).find("image_size is [8,12]") != std::string::npos);
   CHECK(refusal(config({}, {{"num_attention_heads", 3}})).find("hidden_size is 8, expected a multiple") != std::string::npos);
   CHECK(refusal(config({{"vision_feature_layer", 4}})).find("vision_feature_layer is 4, expected numbers from -4 to 3") !=
         std::string::npos);

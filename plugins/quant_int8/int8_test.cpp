@@ -14,9 +14,11 @@
 
 #include "support/stable_plugin.h"
 
+#include "support/errors.h"
 #include "support/memory_file.h"
 
 using namespace tenon;
+using tenon::testing::error_of;
 using tenon::testing::MemoryFile;
 using tenon::testing::stable_quantizer;
 
@@ -35,7 +37,7 @@ at::Tensor definition(const at::Tensor& x, const Tensors& weight, double thresho
   const at::Tensor outliers = threshold > 0 ? x.abs() >= threshold : at::zeros_like(x, at::kBool);
   const at::Tensor columns = outliers.any(0), kept = x.masked_fill(outliers, 0);
   const at::Tensor scale = kept.abs().amax(1, true);
-  const at::Tensor codes = at::round(kept * (127.0 / scale)).masked_fill(columns, 0).to(at::kDouble);
+  const at::Tensor codes = at::round(kept * (scale.reciprocal() * 127.0)).masked_fill(columns, 0).to(at::kDouble);
   const at::Tensor w = weight[0].to(at::kDouble), s = weight[1].to(at::kDouble);
   const at::Tensor apart = x.to(at::kDouble).masked_fill(columns.logical_not(), 0);
   return at::linear(codes, w) * (scale.to(at::kDouble) * s / (127.0 * 127.0)) + at::linear(apart, w * (s / 127).unsqueeze(1));
@@ -43,15 +45,6 @@ at::Tensor definition(const at::Tensor& x, const Tensors& weight, double thresho
 
 double relative(const at::Tensor& a, const at::Tensor& b) {
   return (a.to(at::kDouble) - b.to(at::kDouble)).abs().max().item<double>() / b.abs().max().item<double>();
-}
-
-std::string message(const std::function<void()>& body) {
-  try {
-    body();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "";
 }
 
 }  // namespace
@@ -139,16 +132,16 @@ TEST_CASE("what is packed is unpacked; what is damaged is named") {
   const std::string base = "model.layers.0.mlp.up_proj";
   MemoryFile bad = file;
   bad.tensors[base + ".weight_format"] = at::full({}, 2, at::kByte);
-  CHECK(message([&] { q->unpack(slot, bad); }).find("says layout 2, expected 0") != std::string::npos);
+  CHECK(error_of([&] { q->unpack(slot, bad); }).find("says layout 2, expected 0") != std::string::npos);
   bad = file;
   bad.tensors[base + ".SCB"] = at::full({6}, std::numeric_limits<float>::quiet_NaN());
-  CHECK(message([&] { q->unpack(slot, bad); }).find(".SCB' holds nan at 0") != std::string::npos);
+  CHECK(error_of([&] { q->unpack(slot, bad); }).find(".SCB' holds nan at 0") != std::string::npos);
   bad = file;
   bad.tensors.erase(base + ".SCB");
-  CHECK(message([&] { q->unpack(slot, bad); }).find(".SCB' is missing") != std::string::npos);
+  CHECK(error_of([&] { q->unpack(slot, bad); }).find(".SCB' is missing") != std::string::npos);
   bad = file;
   bad.tensors[base + ".weight"] = at::zeros({6, 9}, at::kChar);
-  CHECK(message([&] { q->unpack(slot, bad); }).find("is int8 [6, 9], expected int8 [6, 8]") != std::string::npos);
+  CHECK(error_of([&] { q->unpack(slot, bad); }).find("is int8 [6, 9], expected int8 [6, 8]") != std::string::npos);
   bad = file;
   bad.tensors[base + ".weight"] = at::randn({6, 8});  // stored dense: not ours
   CHECK(q->locate(slot, bad).empty());

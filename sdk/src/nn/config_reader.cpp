@@ -2,6 +2,8 @@
 
 #include <cmath>
 
+#include "tenon/json.h"
+
 namespace tenon::nn {
 
 namespace {
@@ -30,7 +32,7 @@ std::string ConfigReader::show(const Value& value) {
   else if (value.is_float())
     text = concat(value.as_float());
   else
-    return concat("a ", value.type_name());
+    text = to_json(value);
   if (text.size() > kShownBytes) text = text.substr(0, kShownBytes) + "...";
   return text;
 }
