@@ -12,12 +12,11 @@
 namespace fs = std::filesystem;
 using namespace tenon;
 using namespace tenon::host;
-using tenon::testing::contains;
 using tenon::testing::bad_plugin;
+using tenon::testing::contains;
 using testing::run_host;
 
-namespace {
-}  // namespace
+namespace {}  // namespace
 
 TEST_CASE("help is an answer, a wrong word is an error with the right one") {
   for (const std::vector<std::string>& words : {std::vector<std::string>{}, {"--help"}, {"-h"}, {"help"}}) {

@@ -2,7 +2,6 @@
 
 #include <doctest/doctest.h>
 
-
 #include "support/errors.h"
 #include "support/temp_dir.h"
 

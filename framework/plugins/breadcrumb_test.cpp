@@ -16,9 +16,9 @@
 namespace fs = std::filesystem;
 using namespace tenon;
 using namespace tenon::host;
+using tenon::testing::bad_plugin;
 using tenon::testing::contains;
 using tenon::testing::error_of;
-using tenon::testing::bad_plugin;
 
 namespace {
 
@@ -49,12 +49,10 @@ std::string words_of_crash(const std::function<void()>& body) {
 // A model of plugin "org.example.arch" whose embedding seam a patch of "org.example.patch" wraps.
 Seams patched(const std::function<void()>& of_default, const std::function<void()>& of_patch) {
   Seams seams;
-  call_plugin("org.example.arch", "build", "", [&] {
-    seams.embedding.set_default("rows", [=](const EmbeddingArgs& args) { return of_default(), args.ids; });
-  });
-  call_plugin("org.example.patch", "on_seams", "", [&] {
-    seams.embedding.wrap("noise", [=](const EmbeddingArgs& args, const auto& next) { return of_patch(), next(args); });
-  });
+  call_plugin("org.example.arch", "build", "",
+              [&] { seams.embedding.set_default("rows", [=](const EmbeddingArgs& args) { return of_default(), args.ids; }); });
+  call_plugin("org.example.patch", "on_seams", "",
+              [&] { seams.embedding.wrap("noise", [=](const EmbeddingArgs& args, const auto& next) { return of_patch(), next(args); }); });
   return seams;
 }
 void run(const Seams& seams) {
@@ -107,8 +105,9 @@ TEST_CASE("what happens in a seam is told of the plugin whose function it is") {
   CHECK(contains(error_of([&] { run(patched(breaks, nothing)); }), "plugin org.example.arch: embedding seam, rows: 3 rows"));
 #ifndef __SANITIZE_ADDRESS__
   const auto crashes = [] { ::raise(SIGSEGV); };
-  CHECK(contains(words_of_crash([&] { run(patched(nothing, crashes)); }),
-                 "segmentation fault in plugin org.example.patch, call embedding seam, noise, called from plugin org.example.arch, call begin"));
+  CHECK(contains(
+      words_of_crash([&] { run(patched(nothing, crashes)); }),
+      "segmentation fault in plugin org.example.patch, call embedding seam, noise, called from plugin org.example.arch, call begin"));
   CHECK(contains(words_of_crash([&] { run(patched(crashes, nothing)); }),
                  "segmentation fault in plugin org.example.arch, call embedding seam, rows, called from plugin org.example.patch"));
 #endif

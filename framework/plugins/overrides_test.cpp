@@ -13,9 +13,9 @@
 namespace fs = std::filesystem;
 using namespace tenon;
 using namespace tenon::host;
+using tenon::testing::bad_plugin;
 using tenon::testing::contains;
 using tenon::testing::error_of;
-using tenon::testing::bad_plugin;
 
 namespace {
 

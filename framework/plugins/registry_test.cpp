@@ -17,8 +17,8 @@
 namespace fs = std::filesystem;
 using namespace tenon;
 using namespace tenon::host;
-using tenon::testing::contains;
 using tenon::testing::bad_plugin;
+using tenon::testing::contains;
 
 namespace {
 

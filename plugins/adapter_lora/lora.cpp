@@ -21,8 +21,11 @@ constexpr const char* kPrefix = "base_model.model.";
 struct Names {
   std::string a, b, magnitude;
 };
-// As the checkpoint's layout calls the module, so that whoever reads the one reads the other.
-std::string module_name(const SlotSpec& slot) { return kPrefix + (slot.file_path.empty() ? slot.path : slot.file_path); }
+// As the checkpoint's layout calls the module, so that whoever reads the one reads the other. Of towers and projectors PEFT renames no old
+// spelling, so their own names stand.
+std::string module_name(const SlotSpec& slot) {
+  return kPrefix + (slot.file_path.empty() || !slot.part.empty() ? slot.path : slot.file_path);
+}
 
 Names names_of(const SlotSpec& slot) {
   const std::string path = module_name(slot);

@@ -186,8 +186,9 @@ TEST_CASE("configs that ask for what is not served are refused by name") {
   CHECK(refusal(config({{"vision_feature_layer", 4}})).find("vision_feature_layer is 4, expected numbers from -4 to 3") !=
         std::string::npos);
   CHECK(refusal(config({{"vision_feature_select_strategy", "some"}})).find("expected default or full") != std::string::npos);
-  CHECK(refusal(config({{"image_token_index", 11}})).find("image_token_index is 11, the text model's vocabulary ends at 11") !=
-        std::string::npos);
+  CHECK(error_of([&] {
+          llava.architecture.processor(config({{"image_token_index", 11}}), {});
+        }).find("image_token_index is 11, the text model's vocabulary ends at 11") != std::string::npos);
   CHECK(refusal(config({{"text_config", 3}})).find("text_config is 3, expected a table") != std::string::npos);
   Value other = Value::table();
   other.set("model_type", "nobody");

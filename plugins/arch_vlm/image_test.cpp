@@ -116,7 +116,8 @@ TEST_CASE("files that cannot be pictures say why") {
   CHECK(refusal(png.substr(0, png.size() - 20)).find("damaged PNG") != std::string::npos);
   CHECK(refusal(jpeg.substr(0, jpeg.size() / 2)).find("damaged JPEG") != std::string::npos);
   CHECK(refusal(std::string("RIFF\x10\0\0\0WEBPVP8 ", 16)).find("damaged WebP") != std::string::npos);
-  CHECK(error_of([&] { read_image_header((folder.path() / "none.png").string(), kLimit); }, ErrorCode::Data).find("no such file") != std::string::npos);
+  CHECK(error_of([&] { read_image_header((folder.path() / "none.png").string(), kLimit); }, ErrorCode::Data).find("no such file") !=
+        std::string::npos);
   CHECK(error_of([&] { read_image_header(folder.path().string(), kLimit); }, ErrorCode::Data).find("no regular file") != std::string::npos);
 }
 
@@ -140,7 +141,8 @@ TEST_CASE("no byte of a damaged file is trusted: every cut and many changes end 
 TEST_CASE("a header that promises more than the limit is refused before anything is held") {
   const testing::TempDir folder;
   const std::string file = write_png(folder.path() / "a.png");
-  CHECK(error_of([&] { read_image(file, 5); }, ErrorCode::Data).find("3 x 2 pixels, expected 5 or less in all (media.decode_limit)") != std::string::npos);
+  CHECK(error_of([&] { read_image(file, 5); }, ErrorCode::Data).find("3 x 2 pixels, expected 5 or less in all (media.decode_limit)") !=
+        std::string::npos);
   CHECK(read_image(file, 6).size(2) == 3);
 }
 

@@ -46,9 +46,6 @@ Blueprint LlavaArchitecture::blueprint(const Value& config) const {
   const LlavaConfig c = read_llava_config(config);
   const auto architecture = text_architecture(c.text_type);
   const Blueprint text = with_context("text_config", [&] { return architecture->blueprint(c.text); });
-  if (c.image_token >= text.vocab_size)
-    fail(ErrorCode::Data, "config.json (model_type 'llava'): image_token_index is ", c.image_token,
-         ", the text model's vocabulary ends at ", text.vocab_size);
   Blueprint b;
   b.model_type = "llava";
   add_tower(b, c.vision, kTowerPath, kTowerFiles);
@@ -69,7 +66,12 @@ std::unique_ptr<Model> LlavaArchitecture::build(const Value& config, Parts& part
 }
 
 std::unique_ptr<Processor> LlavaArchitecture::processor(const Value& config, const ProcessorFiles& files) const {
-  return std::make_unique<LlavaProcessor>(read_llava_config(config), files);
+  const LlavaConfig c = read_llava_config(config);
+  const int64_t vocab = text_architecture(c.text_type)->blueprint(c.text).vocab_size;
+  if (c.image_token >= vocab)
+    fail(ErrorCode::Data, "config.json (model_type 'llava'): image_token_index is ", c.image_token,
+         ", the text model's vocabulary ends at ", vocab);
+  return std::make_unique<LlavaProcessor>(c, files);
 }
 
 }  // namespace tenon::vlm

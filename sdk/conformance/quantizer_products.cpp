@@ -44,6 +44,8 @@ void check_linear(Context& c) {
         expect_product(s.quantizer->linear(slot, turned, tensors), turned, weight, dtype, "linear of a transposed x");
         const at::Tensor every_other = normal({8, in}, c.seed() + 3, dtype).to(s.device).slice(0, 0, 8, 2);
         expect_product(s.quantizer->linear(slot, every_other, tensors), every_other, weight, dtype, "linear of every other row");
+        const at::Tensor second = normal({2, 5, in}, c.seed() + 4, dtype).to(s.device).narrow(0, 1, 1);
+        expect_product(s.quantizer->linear(slot, second, tensors), second, weight, dtype, "linear of the second sample of a batch");
       }
     }
   });

@@ -55,7 +55,7 @@ def llava_config(seed):
         "image_token_index": len(WORDS) + 4,
         "projector_hidden_act": draw.choice(["gelu", "silu"]),
         "vision_feature_select_strategy": draw.choice(["default", "full"]),
-        "vision_feature_layer": draw.choice([-1, -2, 0, layers, list({-1, -layers, 0}), [-2, -1]]),
+        "vision_feature_layer": draw.choice([-1, -2, 1, layers, list({-1, -layers, 0}), [-2, -1]]),
         "multimodal_projector_bias": draw.random() < 0.7,
         "tie_word_embeddings": tied,
     }
@@ -299,7 +299,7 @@ def test_messages_with_pictures(seed, tmp_path):
                 best = logits.topk(2).values
                 assert int(logits.argmax()) == token or best[0] - best[1] <= tolerance * logits.abs().max()
                 ids = torch.cat([ids, torch.tensor([[token]])], 1)
-                if token == 2:
+                if token in (2, model.config.image_token_index):  # the end, or a place without a picture
                     break
 
 
@@ -396,7 +396,8 @@ def test_qlora_steps(scope, layout, tmp_path):
     reference = opened(tmp_path / "start", True)
     stored = load_file(tmp_path / "start" / "adapter_model.safetensors")
     assert len([n for n, p in reference.named_parameters() if p.requires_grad]) == len(stored), "PEFT adapts other modules than the file holds"
-    assert any(name.startswith("base_model.model.vision_tower." + ("vision_model." if layout == "version 4" else "")) for name in stored) == (scope in ("vision", "all"))
+    assert any(name.startswith("base_model.model.model.vision_tower.") for name in stored) == (scope in ("vision", "all"))
+    reference.train()  # bitsandbytes' unfused path, as in test_nf4; the model has no dropout
     expected = reference_losses(reference, processor, records, steps, rate)
     recipe = tiny.write_recipe(tmp_path / "train.toml", **tables, adapter={"type": "lora", "path": tmp_path / "start"})
     tiny.run_host("run", recipe)
@@ -405,7 +406,7 @@ def test_qlora_steps(scope, layout, tmp_path):
     # Four AdamW steps divide by small second moments, which enlarges what the order of sums differs by.
     assert got == pytest.approx(expected, rel=1e-3)
     # What we trained, opened by PEFT.
-    trained = opened(tmp_path / "out", False).eval()
+    trained = opened(tmp_path / "out", False).train()
     inputs = processor.apply_chat_template(records[0]["messages"], tokenize=True, return_dict=True, return_tensors="pt")
     (tmp_path / "messages.json").write_text(json.dumps(records[0]["messages"]))
     use = tiny.write_recipe(tmp_path / "use.toml", model=tables["model"], quantizer=tables["quantizer"], adapter={"type": "lora", "path": tmp_path / "out"})

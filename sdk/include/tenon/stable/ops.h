@@ -74,8 +74,9 @@ inline Tensor reshape(const Tensor& t, std::vector<int64_t> shape) {
   if (!t.is_contiguous()) return torch::stable::reshape(t, torch::headeronly::IntHeaderOnlyArrayRef(shape.data(), shape.size()));
   tenon_tensor view = nullptr;
   const auto strides = ops::contiguous_strides(shape);
+  // The offset counts from where `t` begins.
   TORCH_ERROR_CODE_CHECK(
-      aoti_torch__reinterpret_tensor(t.get(), static_cast<int64_t>(shape.size()), shape.data(), strides.data(), t.storage_offset(), &view));
+      aoti_torch__reinterpret_tensor(t.get(), static_cast<int64_t>(shape.size()), shape.data(), strides.data(), 0, &view));
   return Tensor(view);
 }
 // These share memory with `t`.
