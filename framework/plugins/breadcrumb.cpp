@@ -60,7 +60,7 @@ void say(const char* text) {
 }
 
 // Async-signal-safe calls only.
-void on_fatal_signal(int signal) {
+[[maybe_unused]] void on_fatal_signal(int signal) {
   const char* name = signal == SIGSEGV  ? "segmentation fault"
                      : signal == SIGBUS ? "bus error"
                      : signal == SIGFPE ? "arithmetic error"
