@@ -134,7 +134,9 @@ nlohmann::ordered_json to_library(const Value& value) {
   }
   if (value.is_table()) {
     Out table = Out::object();
-    for (const auto& [key, item] : value.as_table()) table[key] = to_library(item);
+    // Keys are different already; looking for each would take the square of their number.
+    auto& entries = table.get_ref<Out::object_t&>();
+    for (const auto& [key, item] : value.as_table()) entries.emplace_back(key, to_library(item));
     return table;
   }
   return Out(nullptr);

@@ -8,6 +8,7 @@
 #include "checkpoint/printable.h"
 #include "checkpoint/source_reader.h"
 #include "tenon/error.h"
+#include "tenon/new_rows.h"
 
 namespace tenon::host {
 
@@ -57,7 +58,14 @@ class Accountant {
     if (weights.packed.empty()) {
       std::vector<Source> sources = slot.sources;
       // Of tied weights a file may hold either one.
-      for (const SlotSpec* other : tied_[slot.path]) sources.push_back(Source::rename(other->path + ".weight"));
+      for (const SlotSpec* other : tied_[slot.path]) {
+        Source source = sources.front();
+        if (split_new_rows(source).new_rows > 0)
+          source.pieces.front().tensor = other->path + ".weight";
+        else
+          source = Source::rename(other->path + ".weight");
+        sources.push_back(std::move(source));
+      }
       if (auto source = resolve(slot.path + ".weight", sources, weight_shape(slot), true)) weights.weight = *source;
     }
     if (slot.bias) weights.bias = resolve(slot.path + ".bias", slot.bias_sources, bias_shape(slot), true);
@@ -76,6 +84,10 @@ class Accountant {
     int64_t rows = 0;
     const int64_t per_member = pieces_per_member(source, shape);
     for (const auto& piece : source.pieces) {
+      if (is_new_rows(piece)) {
+        rows += piece.length;
+        continue;
+      }
       if (!checkpoint_.has(piece.tensor)) {
         verdict.absent.push_back(piece.tensor);
         continue;
@@ -147,7 +159,8 @@ class Accountant {
     for (const auto& name : nearest_verdict->absent) miss(name);
     for (const auto& [name, reason] : nearest_verdict->misfits)
       if (misfits_.emplace(name, reason).second) misshapen_.push_back(name);
-    for (const auto& piece : nearest_source->pieces) whole_.insert(piece.tensor), used_[piece.tensor];
+    for (const auto& piece : nearest_source->pieces)
+      if (!is_new_rows(piece)) whole_.insert(piece.tensor), used_[piece.tensor];
     return std::nullopt;
   }
 
@@ -157,6 +170,7 @@ class Accountant {
   }
 
   void use(const Source::Piece& piece) {
+    if (is_new_rows(piece)) return;
     const TensorSpec spec = checkpoint_.spec(piece.tensor);
     const int64_t rows = spec.shape.empty() ? 1 : spec.shape[0];
     used_[piece.tensor].emplace_back(piece.start, piece.length < 0 ? rows : piece.start + piece.length);
@@ -253,7 +267,8 @@ std::vector<std::string> differing_tied_weights(const Blueprint& blueprint, cons
     const SlotSpec* slot = blueprint.find_slot(path);
     auto base = slot ? weights.slots.find(slot->tied_to) : weights.slots.end();
     if (base == weights.slots.end() || base->second.weight.pieces.empty()) continue;
-    const SourceReader reader(checkpoint, base->second.weight, weight_shape(*slot));
+    GrownSource grown = split_new_rows(base->second.weight);
+    const SourceReader reader(checkpoint, std::move(grown.stored), {slot->out - grown.new_rows, slot->in});
     const std::string stored = path + ".weight";
     const TensorSpec spec = checkpoint.spec(stored);
     bool differs = spec.shape != reader.shape();

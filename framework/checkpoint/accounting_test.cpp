@@ -10,6 +10,7 @@
 #include "checkpoint/safetensors.h"
 #include "checkpoint/source_reader.h"
 #include "checkpoint/test_files.h"
+#include "tenon/new_rows.h"
 
 #include <doctest/doctest.h>
 
@@ -209,6 +210,30 @@ TEST_CASE("of tied weights the file may hold either or both") {
   without_embedding.erase("model.embed.weight");
   map = account(blueprint, *checkpoint_of(head, without_embedding));
   CHECK(map.slots.at("model.embed").weight.pieces.at(0).tensor == "lm_head.weight");
+}
+
+TEST_CASE("rows that no file holds stand behind those of the file, whichever name a tied weight has there") {
+  for (const bool is_stored_as_head : {false, true}) {
+    TempDir folder;
+    auto tensors = split_tensors();
+    if (is_stored_as_head) tensors.erase("model.embed.weight");
+    Blueprint blueprint = small_blueprint(/*tied=*/true);
+    for (SlotSpec& slot : blueprint.slots)
+      if (slot.role != SlotRole::Inner) slot.out = 13;
+    blueprint.slots[0].sources = {Source{{{"model.embed.weight", 0, 10}, new_rows(3, NewRows::Mean)}}};
+    const auto checkpoint = checkpoint_of(folder, tensors);
+    const WeightMap map = account(blueprint, *checkpoint);
+    const GrownSource grown = split_new_rows(map.slots.at("model.embed").weight);
+    CHECK(grown.new_rows == 3);
+    CHECK(SourceReader(*checkpoint, grown.stored, {10, 4})
+              .read(9, 10)
+              .equal(is_stored_as_head ? at::ones({1, 4}) : at::arange(36, 40, at::kFloat).view({1, 4})));
+    // Of both that are stored, only the head's name has other values.
+    CHECK(differing_tied_weights(blueprint, *checkpoint, map).size() == (is_stored_as_head ? 0 : 1));
+    // A file with more rows than config.json says is no file of this model.
+    tensors["model.embed.weight"] = at::ones({11, 4});
+    CHECK(account_error(blueprint, tensors).find("no part of the model takes rows 10 to 11") != std::string::npos);
+  }
 }
 
 TEST_CASE("a checkpoint without weights says so") {

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cstdio>
 
 #include "base/json.h"
@@ -18,10 +19,13 @@ int verb_data(const Args& args) {
   const auto codec = load_text(recipe, *work.registry, *checkpoint, /*required=*/recipe.data->format != "tokenized");
   LoadedModel ends;  // the rule for end tokens, without a model
   ends.checkpoint = checkpoint, ends.config = checkpoint->config();
+  // Added tokens may stand behind the rows that the checkpoint has.
+  int64_t vocabulary = checkpoint->config().int_or("vocab_size", 0);
+  if (codec && vocabulary > 0 && !recipe.text.add_tokens.empty()) vocabulary = std::max(vocabulary, codec->vocab_size());
   DatasetRequest request{.data = &*recipe.data,
                          .text = codec.get(),
                          .end_ids = ends.eos_ids(),
-                         .vocab_size = checkpoint->config().int_or("vocab_size", 0),
+                         .vocab_size = vocabulary,
                          .seed = recipe.train ? recipe.train->seed : 0,
                          .media = load_processor(recipe, *work.registry, *checkpoint),
                          .media_folder = recipe.media.folder};

@@ -7,6 +7,7 @@
 #include "checkpoint/accounting.h"
 #include "checkpoint/printable.h"
 #include "tenon/error.h"
+#include "tenon/new_rows.h"
 
 namespace tenon::host {
 
@@ -48,14 +49,17 @@ class Layout {
     if (request_.checkpoint)
       for (const auto& source : sources)
         if (std::all_of(source.pieces.begin(), source.pieces.end(),
-                        [&](const auto& piece) { return request_.checkpoint->has(piece.tensor); }))
+                        [&](const auto& piece) { return is_new_rows(piece) || request_.checkpoint->has(piece.tensor); }))
           return source;
     return sources.front();
   }
 
   void add(FilePart::Kind kind, const std::string& path, const std::vector<Source>& sources, std::vector<int64_t> shape,
            at::ScalarType dtype, Order order) {
-    const Source& source = layout_in_use(path, sources);
+    // Rows that the model has behind those of the file become rows of the same tensor.
+    GrownSource grown = split_new_rows(layout_in_use(path, sources));
+    if (grown.new_rows > 0) grown.stored.pieces.back().length += grown.new_rows;
+    const Source& source = grown.stored;
     const int64_t members = shape.empty() ? 1 : shape[0];
     if (source.stack) shape.erase(shape.begin());
     const int64_t own_rows = shape.empty() ? 1 : shape[0];

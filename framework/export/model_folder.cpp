@@ -4,6 +4,7 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "checkpoint/dtype.h"
+#include "export/tokenizer_files.h"
 #include "tenon/error.h"
 #include "tenon/version.h"
 
@@ -13,22 +14,9 @@ namespace fs = std::filesystem;
 
 namespace {
 
-// Every name under which the Hugging Face libraries look for text and media processing.
+// What else a model folder has beside its weights and tokenizer.
 constexpr const char* kCompanions[] = {
     "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "tokenizer.model",
-    "vocab.json",
-    "merges.txt",
-    "vocab.txt",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-    "tekken.json",
-    "chat_template.jinja",
-    "chat_template.json",
     "preprocessor_config.json",
     "processor_config.json",
     "video_preprocessor_config.json",
@@ -63,7 +51,7 @@ void write_companions(const fs::path& folder, const LoadedModel& model, const Va
       std::error_code error;
       if (fs::is_regular_file(source, error)) write_file(folder / name, read_file(source));
     }
-  if (!chat_template.empty()) write_file(folder / "chat_template.jinja", read_file(chat_template));
+  write_tokenizer(folder, model, chat_template);
 }
 
 void write_tensors(ModelWriter& writer, const std::vector<FileTensor>& layout, ModelRows& rows) {

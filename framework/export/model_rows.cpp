@@ -50,8 +50,14 @@ ModelRows::ModelRows(LoadedModel& model, bool merge) : model_(model) {
     });
 }
 
-bool ModelRows::is_untied(const SlotSpec& slot) const {
+bool ModelRows::is_untied(const SlotSpec& slot) {
   if (slot.tied_to.empty()) return false;
+  const bool both = is_merged(slot.path) && is_merged(slot.tied_to);
+  if (both) {
+    // Changed alike they are one weight still: rows of new tokens, trained in both places.
+    const at::Tensor own = merged_weight(slot);
+    return !own.equal(merged_weight(*model_.parts->blueprint().find_slot(slot.tied_to)));
+  }
   if (is_merged(slot.path) || is_merged(slot.tied_to)) return true;
   // An adapter may have put a copy that it trains whole into one of the two places; only then do their fillers share no weight.
   for (const auto& loaded : model_.adapters)

@@ -21,7 +21,7 @@ class ModelRows {
   // Whether an adapter changes this slot's weight in a merge.
   bool is_merged(const std::string& path) const { return merged_by_.count(path) > 0; }
   // Whether a tied slot's weight is no longer the one it is tied to, so that a file must hold both.
-  bool is_untied(const SlotSpec& slot) const;
+  bool is_untied(const SlotSpec& slot);
 
   // The merged weight [out, in] (experts [count, out, in]) in float32, on the CPU.
   at::Tensor merged_weight(const SlotSpec& spec);

@@ -7,6 +7,7 @@
 #include "export/export.h"
 #include "export/export_folder.h"
 #include "export/model_folder.h"
+#include "export/tokenizer_files.h"
 #include "plugins/registry.h"
 #include "tenon/error.h"
 
@@ -69,6 +70,7 @@ ExportReport export_peft(LoadedModel& model, const ExportOptions& options) {
     fail(ErrorCode::Recipe, "format 'peft' writes adapters as they are, and merge removes them; use format = \"hf\" with merge");
   ExportFolder folder(options.to, model.checkpoint ? model.checkpoint->folder() : fs::path());
   write_adapters(folder.path(), model.adapters, options.base_model);
+  if (!model.added_tokens.empty()) write_tokenizer(folder.path(), model, options.chat_template);  // its rows belong to these tokens
   ExportReport report{.folder = folder.target(), .format = options.format};
   for (const auto& loaded : model.adapters)
     for (const auto& parameter : loaded.adapter->state()) report.bytes += static_cast<int64_t>(parameter.tensor.nbytes());

@@ -2,6 +2,7 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/zeros.h>
@@ -19,6 +20,7 @@
 #include "checkpoint/accounting.h"
 #include "checkpoint/source_reader.h"
 #include "model/dense_filler.h"
+#include "model/new_rows.h"
 #include "model/quantized_filler.h"
 #include "model/random_init.h"
 #include "plugins/registry.h"
@@ -38,7 +40,9 @@ struct Job {
   std::optional<SourceReader> source, bias_source;  // none and not packed: initialised at random
   at::ScalarType dtype = at::kFloat;
   at::Device device = at::kCPU;
-  int64_t rows = 0, row_elements = 1, panel_rows = 0;
+  int64_t rows = 0, row_elements = 1, panel_rows = 0;  // rows: those that are read
+  int64_t new_rows = 0;                                // behind them, drawn when they are in
+  NewRows how = NewRows::Mean;
   bool by_rows = true, packed = false;
   std::vector<Adapter*> preparing;
 
@@ -134,13 +138,22 @@ class Filling {
     job->row_elements = members ? spec.out * spec.in : spec.in;
     if (weights) {
       job->packed = !weights->packed.empty();
-      if (!job->packed) job->source.emplace(*request_.checkpoint, weights->weight, weight_shape(spec));
+      if (!job->packed) {
+        GrownSource grown = split_new_rows(weights->weight);
+        job->new_rows = grown.new_rows, job->how = grown.how;
+        job->rows -= job->new_rows;
+        std::vector<int64_t> shape = weight_shape(spec);
+        shape[0] -= job->new_rows;
+        job->source.emplace(*request_.checkpoint, std::move(grown.stored), std::move(shape));
+      } else if (!spec.sources.empty() && split_new_rows(spec.sources.front()).new_rows > 0) {
+        fail(ErrorCode::Data, spec.path, " is stored quantized, so that its vocabulary cannot grow: start from the unquantized checkpoint");
+      }
       if (weights->bias) job->bias_source.emplace(*request_.checkpoint, *weights->bias, bias_shape(spec));
     }
     int64_t granule = 1;
     if (job->quantizer) {
       granule = job->quantizer->quantizer->row_granule(spec);
-      job->by_rows = granule > 0 && job->device.is_cpu() && job->source.has_value();
+      job->by_rows = granule > 0 && job->device.is_cpu() && job->source.has_value() && job->new_rows == 0;
       for (const auto& loaded : request_.adapters)
         if (loaded.adapter->wants_weight()) {
           const auto targets = loaded.adapter->targets(request_.parts.blueprint());
@@ -226,6 +239,10 @@ class Filling {
   void quantize_whole(Job& job) {
     const SlotSpec& spec = job.slot->spec();
     at::Tensor weight = job.source->read(0, job.rows).to(job.device, job.dtype);
+    if (job.new_rows > 0) {
+      weight = at::cat({weight, at::empty({job.new_rows, spec.in}, weight.options())}, 0);
+      draw_new_rows(weight, job.new_rows, job.how, request_.initializer_range, spec.path);
+    }
     const Quantizer& quantizer = *job.quantizer->quantizer;
     for (Adapter* adapter : job.preparing) {
       const RoundTrip round_trip = [&](const at::Tensor& w) {
@@ -268,6 +285,7 @@ class Filling {
       bias.requires_grad_(request_.train_dense);
     }
     if (!job.quantizer) {
+      if (job.new_rows > 0) draw_new_rows(job.work[0], job.new_rows, job.how, request_.initializer_range, spec.path);
       job.slot->fill(std::make_shared<DenseFiller>(job.work[0].requires_grad_(request_.train_dense), bias));
       job.work.clear();
       return;

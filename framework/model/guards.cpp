@@ -8,7 +8,8 @@ namespace {
 
 class GuardedModel final : public Model {
  public:
-  GuardedModel(std::string name, std::unique_ptr<Model> model) : name_(std::move(name)), model_(std::move(model)) {
+  GuardedModel(std::string name, std::unique_ptr<Model> model, bool head_in_float32)
+      : name_(std::move(name)), model_(std::move(model)), head_in_float32_(head_in_float32) {
     for (const auto& stack : model_->blueprint().stacks)
       for (int64_t i = 0; i < stack.count; ++i) blocks_.push_back(concat(stack.path, ".", i));
   }
@@ -28,16 +29,17 @@ class GuardedModel final : public Model {
     return call<at::Tensor>("auxiliary_loss", "", [&] { return model_->auxiliary_loss(state); });
   }
   at::Tensor logits(const at::Tensor& hidden) override {
-    return call<at::Tensor>("logits", "", [&] { return model_->logits(hidden); });
+    return call<at::Tensor>("logits", "", [&] { return model_->logits(for_head(hidden)); });
   }
   at::Tensor token_logprobs(const at::Tensor& hidden, const at::Tensor& targets) override {
-    return call<at::Tensor>("token_logprobs", "", [&] { return model_->token_logprobs(hidden, targets); });
+    return call<at::Tensor>("token_logprobs", "", [&] { return model_->token_logprobs(for_head(hidden), targets); });
   }
   std::unique_ptr<Cache> make_cache(int64_t batch, int64_t capacity) override {
     return call<std::unique_ptr<Cache>>("make_cache", "", [&] { return model_->make_cache(batch, capacity); });
   }
 
  private:
+  at::Tensor for_head(const at::Tensor& hidden) const { return head_in_float32_ ? hidden.to(at::kFloat) : hidden; }
   template <class Result, class Body>
   Result call(const char* what, const std::string& subject, Body&& body) {
     Result result;
@@ -52,6 +54,7 @@ class GuardedModel final : public Model {
 
   std::string name_;
   std::unique_ptr<Model> model_;
+  bool head_in_float32_ = false;
   std::vector<std::string> blocks_;
 };
 
@@ -98,8 +101,8 @@ class GuardedFiller final : public Filler {
 
 }  // namespace
 
-std::unique_ptr<Model> guard_model(const std::string& name, std::unique_ptr<Model> model) {
-  return std::make_unique<GuardedModel>(name, std::move(model));
+std::unique_ptr<Model> guard_model(const std::string& name, std::unique_ptr<Model> model, bool head_in_float32) {
+  return std::make_unique<GuardedModel>(name, std::move(model), head_in_float32);
 }
 
 std::shared_ptr<Filler> guard_filler(const std::string& name, const std::string& path, std::shared_ptr<Filler> filler) {

@@ -181,7 +181,8 @@ class Builder {
     }
     // Logits and their gradient, each in the compute dtype and in float32.
     const int64_t at_once = b.loss_chunk_tokens > 0 ? std::min(sizes_.tokens, b.loss_chunk_tokens) : sizes_.tokens;
-    loss_bytes_ = 2 * at_once * b.vocab_size * (sizes_.element + kFloat32) + 2 * sizes_.tokens * b.hidden_size * sizes_.element;
+    const int64_t logit = in_.dtypes.head_in_float32 ? kFloat32 : sizes_.element;
+    loss_bytes_ = 2 * at_once * b.vocab_size * (logit + kFloat32) + 2 * sizes_.tokens * b.hidden_size * sizes_.element;
   }
 
   int64_t state_bytes(const Unit& u) const { return u.weights + u.adapters + u.trainable * kFloat32 * (1 + kAdamStates); }

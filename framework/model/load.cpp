@@ -22,9 +22,11 @@
 #include "model/fill.h"
 #include "model/guards.h"
 #include "model/ledger.h"
+#include "model/new_tokens.h"
 #include "model/parts.h"
 #include "model/precision.h"
 #include "model/text_files.h"
+#include "tenon/new_rows.h"
 
 namespace tenon::host {
 
@@ -38,7 +40,10 @@ struct Loading {
   std::unique_ptr<LoadedModel> model = std::make_unique<LoadedModel>();
   std::vector<ActiveQuantizer> quantizers;
   std::vector<std::pair<std::string, std::unique_ptr<Patch>>> patches;
+  std::vector<PatchSection> patch_sections;  // the recipe's, with what their plugins are told
+  std::vector<AdapterSection> adapter_sections;
   std::set<std::string> active_patches;  // that changed something
+  std::vector<std::string> notes;
   Purpose purpose = Purpose::Inference;
   DtypePolicy dtypes;
   std::set<std::string> calibrated;  // slots that calibrate.h fills
@@ -55,6 +60,18 @@ struct Loading {
     }
   }
 };
+
+// Before plugins are made: what the tokenizer says goes into their options.
+void add_new_tokens(Loading& l) {
+  NewTokens tokens;
+  if (needs_tokenizer(l.recipe, l.registry))
+    tokens = read_new_tokens(l.recipe, l.registry, *Checkpoint::open(l.recipe.model.path, Weights::Ignore));
+  std::string implicit;
+  l.patch_sections = patches_with(tokens, l.recipe, l.registry, implicit);
+  if (!implicit.empty()) l.active_patches.insert(implicit);  // nobody asked for it: no word when it changes nothing
+  l.adapter_sections = adapters_with(tokens, l.recipe, l.registry, l.notes);
+  l.model->added_tokens = std::move(tokens.added);
+}
 
 // Every plugin that the recipe names, asked for together, so that all option problems come in one report.
 void make_plugins(Loading& l) {
@@ -82,12 +99,12 @@ void make_plugins(Loading& l) {
       if (check(provider, section.options, "quantizer " + section.type))
         l.quantizers.push_back({section, std::shared_ptr<Quantizer>(provider.make(section.options)), false});
     });
-  for (const auto& section : l.recipe.patches)
+  for (const auto& section : l.patch_sections)
     attempt(section.place, [&] {
       const auto& provider = l.registry.patch(section.type);
       if (check(provider, section.options, "patch " + section.type)) l.patches.emplace_back(section.type, provider.make(section.options));
     });
-  for (const auto& section : l.recipe.adapters)
+  for (const auto& section : l.adapter_sections)
     attempt(section.place, [&] {
       const auto& provider = l.registry.adapter(section.type);
       if (!check(provider, section.options, "adapter " + section.type)) return;
@@ -173,8 +190,9 @@ void set_file_paths(Blueprint& blueprint, const Checkpoint& checkpoint) {
   for (const auto& slot : blueprint.slots) own.insert(slot.path);
   for (auto& slot : blueprint.slots)
     for (const auto& source : slot.sources) {
-      if (source.pieces.size() != 1 || source.stack) continue;
-      const std::string& name = source.pieces.front().tensor;
+      const GrownSource grown = split_new_rows(source);
+      if (grown.stored.pieces.size() != 1 || source.stack) continue;
+      const std::string& name = grown.stored.pieces.front().tensor;
       if (!name.ends_with(kEnd) || !checkpoint.has(name)) continue;
       // A tied embedding may lie under the head's name, which is no name of its own.
       if (const std::string path = name.substr(0, name.size() - kEnd.size()); !own.count(path)) slot.file_path = path;
@@ -192,19 +210,30 @@ Blueprint make_blueprint(Loading& l) {
   m.architecture = m.backbones->make(type->as_string());
   Blueprint blueprint;
   call_plugin(type->as_string(), "blueprint", "config.json", [&] { blueprint = m.architecture->blueprint(m.config); });
+  l.purpose = !l.request.for_training ? Purpose::Inference : m.adapters.empty() ? Purpose::FullTraining : Purpose::AdapterTraining;
+  const at::ScalarType model_dtype = resolve_model_dtype(l.recipe.model.dtype, m.config, stored_dtype(*m.checkpoint));
+  l.dtypes = resolve_dtypes(model_dtype, l.purpose);
+  m.precision = l.dtypes.precision;
+  // Patches see the policy and may change it; what they add gets it afterwards.
+  std::set<std::string> judged;
+  const auto apply_policy = [&] {
+    for (auto& slot : blueprint.slots)
+      if (judged.insert(slot.path).second) slot.dtype = l.dtypes.weights;
+    for (auto& tensor : blueprint.tensors)
+      if (judged.insert(tensor.path).second) tensor.dtype = l.dtypes.norms;
+  };
+  apply_policy();
   l.patch("on_blueprint", [&](Patch& patch) { return patch.on_blueprint(blueprint); });
+  apply_policy();
+  for (const auto& slot : blueprint.slots)
+    l.dtypes.head_in_float32 |= slot.role == SlotRole::OutputHead && slot.dtype == at::kFloat && l.dtypes.weights != at::kFloat;
+  if (l.dtypes.head_in_float32) l.notes.push_back("the output head multiplies in float32");
   if (m.checkpoint->has_weights()) set_file_paths(blueprint, *m.checkpoint);
   for (auto& active : l.quantizers)
     if (active.from_checkpoint)
       for (const auto& slot : blueprint.slots)
         if (slot.tied_to.empty() && !active.quantizer->locate(slot, *m.checkpoint).empty()) active.stored.insert(slot.path);
 
-  l.purpose = !l.request.for_training ? Purpose::Inference : m.adapters.empty() ? Purpose::FullTraining : Purpose::AdapterTraining;
-  const at::ScalarType model_dtype = resolve_model_dtype(l.recipe.model.dtype, m.config, stored_dtype(*m.checkpoint));
-  l.dtypes = resolve_dtypes(model_dtype, l.purpose);
-  m.precision = l.dtypes.precision;
-  for (auto& slot : blueprint.slots) slot.dtype = l.dtypes.weights;
-  for (auto& tensor : blueprint.tensors) tensor.dtype = l.dtypes.norms;
   if (l.purpose == Purpose::FullTraining && !l.quantizers.empty())
     fail(ErrorCode::Recipe, "quantized weights cannot be trained themselves: add an [adapter], or remove [quantizer]");
   return blueprint;
@@ -294,7 +323,15 @@ void calibrate_blocks(Loading& l, LoadedModel& m, FillRequest fill, const TextCo
                   report.blocks_kept ? concat("; blocks taken over from an earlier run: ", report.blocks_kept) : ""));
 }
 
+void note_new_rows(Loading& l, const Blueprint& blueprint) {
+  for (const auto& slot : blueprint.slots)
+    if (!slot.sources.empty())
+      if (const int64_t rows = split_new_rows(slot.sources.front()).new_rows; rows > 0)
+        l.notes.push_back(concat(slot.path, ": ", rows, " new rows behind the ", slot.out - rows, " of the checkpoint"));
+}
+
 void prepare(Loading& l) {
+  add_new_tokens(l);
   make_plugins(l);
   read_config(l);
   recognise_quantized(l);
@@ -311,11 +348,13 @@ void prepare(Loading& l) {
                                .process_bytes = host_memory_now()});
   m.plan = std::move(ledger.plan);
   m.plan.notes.insert(m.plan.notes.end(), l.dtypes.notes.begin(), l.dtypes.notes.end());
+  note_new_rows(l, blueprint);
+  m.plan.notes.insert(m.plan.notes.end(), l.notes.begin(), l.notes.end());
   check_calibration(l, blueprint);
   m.parts = std::make_shared<ModelParts>(std::move(blueprint), l.dtypes.precision, std::move(ledger.devices));
   const std::string type = m.config.at("model_type").as_string();
   call_plugin(type, "build", "the model", [&] { m.model = m.architecture->build(m.config, *m.parts); });
-  m.model = guard_model(type, std::move(m.model));
+  m.model = guard_model(type, std::move(m.model), l.dtypes.head_in_float32);
   l.patch("on_seams", [&](Patch& patch) { return patch.on_seams(m.model->seams()); });
   m.model->seams().for_each([&](const auto& seam) {
     if (seam.is_set()) m.plan.seams.emplace_back(seam.name(), seam.chain());

@@ -21,6 +21,13 @@ struct LoadedAdapter {
   std::unique_ptr<Adapter> adapter;
 };
 
+// A token of [text] add_tokens.
+struct AddedToken {
+  std::string text;
+  int64_t id = 0;
+  bool is_new = true;  // false: the checkpoint's tokenizer has it already
+};
+
 // Members are destroyed last to first: the model goes before the parts it refers to.
 class LoadedModel {
  public:
@@ -33,6 +40,7 @@ class LoadedModel {
   std::unique_ptr<Model> model;
   std::vector<LoadedAdapter> adapters;
   std::unique_ptr<TextCodec> text;  // null when the checkpoint has no tokenizer
+  std::vector<AddedToken> added_tokens;
   MediaSupport media;
   Precision precision;
 

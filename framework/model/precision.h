@@ -19,6 +19,7 @@ struct DtypePolicy {
   Precision precision;
   at::ScalarType weights = at::kFloat;  // dense slots
   at::ScalarType norms = at::kFloat;    // and other dense tensors
+  bool head_in_float32 = false;         // its product, whatever compute is: a patch asked for it
   std::vector<std::string> notes;       // what differs from model.dtype, and why
 };
 

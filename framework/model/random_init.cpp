@@ -10,16 +10,15 @@
 
 namespace tenon::host {
 
-namespace {
-// FNV-1a: the stream of a tensor follows from its path.
-uint64_t hash(const std::string& text) {
-  uint64_t h = 1469598103934665603ull;
-  for (unsigned char c : text) h = (h ^ c) * 1099511628211ull;
+uint64_t stream_of(const std::string& path) {
+  uint64_t h = 1469598103934665603ull;  // FNV-1a
+  for (unsigned char c : path) h = (h ^ c) * 1099511628211ull;
   return h;
 }
 
+namespace {
 at::Tensor normal(const std::string& path, const std::vector<int64_t>& shape, at::ScalarType dtype, double range, uint64_t seed) {
-  at::Generator generator = at::detail::createCPUGenerator(seed ^ hash(path));
+  at::Generator generator = at::detail::createCPUGenerator(seed ^ stream_of(path));
   at::Tensor weight = at::empty(shape, at::kFloat);
   weight.normal_(0, range, generator);
   return weight.to(dtype);

@@ -74,7 +74,6 @@ constexpr Later kLater[] = {
     {"reference", "", "'[reference]' is not served yet: preference objectives bring it"},
     {"processor", "", "'[processor]' is not served yet: models that see or hear bring it"},
     {"data", "format=preference", "the data format \"preference\" is not served yet: preference objectives bring it"},
-    {"text", "add_tokens", "'add_tokens' is not served yet: the patch that resizes embeddings brings it"},
 };
 
 std::string hint_of_plugins(const std::string& key) {

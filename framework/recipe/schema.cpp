@@ -196,6 +196,12 @@ Section adapter_section() {
             option(&S::path, "path", "An existing PEFT folder to continue from or to use; empty: a fresh adapter.")}}};
 }
 
+std::string check_tokens(const Value& tokens) {
+  for (const Value& token : tokens.as_list())
+    if (token.is_string() && token.as_string().empty()) return "a token must not be empty";
+  return "";
+}
+
 Section text_section() {
   using S = TextSection;
   return {"text",
@@ -203,7 +209,11 @@ Section text_section() {
           SectionShape::Table,
           "text",
           {{option(&S::type, "type", "A text plugin's name; empty: the one that calls itself the default."),
-            option(&S::chat_template, "chat_template", "A template file in place of the checkpoint's.")}}};
+            option(&S::chat_template, "chat_template", "A template file in place of the checkpoint's."),
+            option(&S::add_tokens, "add_tokens",
+                   "New tokens, each kept whole in texts. Where the model has no rows for them it grows, with a patch "
+                   "that serves them; an adapter trains and saves their rows.",
+                   checked(check_tokens))}}};
 }
 
 Section media_section() {

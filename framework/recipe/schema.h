@@ -28,7 +28,7 @@ const OptionTable& data_file_table();  // an entry of data.train and data.eval w
 // `section` "" is the top level. "" when there is nothing to say.
 std::string migration_hint(const std::string& section, const std::string& key);
 
-// Tables ("reference", ""), keys ("text", "add_tokens") and values ("data", "format=preference") that a later capability serves: the text of
+// Tables ("reference", "") and values ("data", "format=preference") that a later capability serves: the text of
 // the error, or "".
 std::string not_yet_served(const std::string& section, const std::string& key);
 

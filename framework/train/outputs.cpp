@@ -8,6 +8,7 @@
 #include "export/file_layout.h"
 #include "export/model_folder.h"
 #include "export/peft.h"
+#include "export/tokenizer_files.h"
 #include "train/resume.h"
 
 namespace tenon::host {
@@ -43,10 +44,13 @@ Value file_entry(const fs::path& file, bool hash) {
 }  // namespace
 
 void save_trained(LoadedModel& model, const Recipe& recipe, const fs::path& folder) {
-  if (model.adapters.empty())
+  if (model.adapters.empty()) {
     save_model(model, recipe, folder);
-  else
-    write_adapters(folder, model.adapters, recipe.model.path.string());
+    return;
+  }
+  write_adapters(folder, model.adapters, recipe.model.path.string());
+  // The rows that were trained belong to these tokens.
+  if (!model.added_tokens.empty()) write_tokenizer(folder, model, recipe.text.chat_template);
 }
 
 void save_checkpoint(LoadedModel& model, const Recipe& recipe, const fs::path& folder, int64_t step, int64_t limit,

@@ -3,12 +3,14 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
 
 #include <cmath>
 #include <map>
 #include <set>
 
+#include "tenon/new_rows.h"
 #include "whole.h"
 
 namespace tenon::lora {
@@ -33,6 +35,8 @@ Names names_of(const SlotSpec& slot) {
   return {path + ".lora_A.weight", path + ".lora_B.weight", path + ".lora_magnitude_vector"};
 }
 
+std::string token_rows_name(const SlotSpec& slot) { return module_name(slot) + ".token_adapter.trainable_tokens_delta"; }
+
 std::string weight_name(const SlotSpec& slot) { return module_name(slot) + ".weight"; }
 
 std::string shape_text(at::IntArrayRef shape) {
@@ -46,8 +50,8 @@ std::string shape_text(at::IntArrayRef shape) {
 std::vector<std::string> known_paths(const SlotSpec& slot) {
   std::vector<std::string> paths{slot.path};
   for (const auto& source : slot.sources)
-    if (source.pieces.size() == 1 && !source.stack)
-      if (const std::string& tensor = source.pieces[0].tensor; tensor.ends_with(".weight"))
+    if (const Source stored = split_new_rows(source).stored; stored.pieces.size() == 1 && !source.stack)
+      if (const std::string& tensor = stored.pieces[0].tensor; tensor.ends_with(".weight"))
         paths.push_back(tensor.substr(0, tensor.size() - 7));
   for (size_t i = 0, n = paths.size(); i < n; ++i)
     if (paths[i].starts_with("model.")) paths.push_back(paths[i].substr(6));
@@ -57,7 +61,8 @@ std::vector<std::string> known_paths(const SlotSpec& slot) {
 // "base_model.model.x.lora_A.default.weight" (a raw state dict) -> "x.lora_A.weight".
 std::string plain_key(std::string key) {
   if (key.starts_with(kPrefix)) key = key.substr(std::string(kPrefix).size());
-  for (const char* part : {".lora_A.", ".lora_B.", ".lora_embedding_A.", ".lora_embedding_B.", ".lora_magnitude_vector."}) {
+  for (const char* part :
+       {".lora_A.", ".lora_B.", ".lora_embedding_A.", ".lora_embedding_B.", ".lora_magnitude_vector.", ".trainable_tokens_delta."}) {
     const size_t at = key.find(std::string(part) + "default");
     if (at == std::string::npos) continue;
     const size_t begin = at + std::string(part).size() - 1;
@@ -104,6 +109,11 @@ std::string Lora::bias_name(const SlotSpec& slot) const {
 
 std::vector<TensorSpec> Lora::parameters(const SlotSpec& slot) const {
   std::vector<TensorSpec> specs;
+  if (const auto tokens = found_.tokens.slots.find(slot.path); tokens != found_.tokens.slots.end()) {
+    if (tokens->second.owner == slot.path)
+      specs.push_back({token_rows_name(slot), {static_cast<int64_t>(tokens->second.ids.size()), slot.in}, at::kFloat});
+    return specs;
+  }
   if (const std::string bias = bias_name(slot); !bias.empty()) specs.push_back({bias, {slot.out}, at::kFloat});
   if (found_.biased.count(slot.path)) return specs;
   if (found_.whole.count(slot.path)) {
@@ -143,7 +153,7 @@ void Lora::initialise(LowRank& update, bool is_embedding) const {
 
 // The narrow product, and with dropout a mask of one byte an element.
 double Lora::activation_elements(const SlotSpec& slot) const {
-  if (found_.whole.count(slot.path) || found_.biased.count(slot.path)) return 0;
+  if (found_.whole.count(slot.path) || found_.biased.count(slot.path) || found_.tokens.slots.count(slot.path)) return 0;
   const double mask = options_.lora_dropout > 0 ? static_cast<double>(slot.in) / static_cast<double>(c10::elementSize(slot.dtype)) : 0;
   return mask + static_cast<double>(options_.r);
 }
@@ -158,7 +168,9 @@ std::shared_ptr<Filler> Lora::wrap(const SlotSpec& slot, std::shared_ptr<Filler>
     if (is_whole) target.weight = base->dense_rows(at::kFloat, 0, slot.out).to(options, /*non_blocking=*/false, /*copy=*/true);
   }
   std::shared_ptr<Filler> filler;
-  if (is_whole)
+  if (found_.tokens.slots.count(slot.path))
+    filler = add_token_rows(target, std::move(base), options);
+  else if (is_whole)
     filler = std::make_shared<WholeFiller>(std::move(base), target.weight, target.bias, switches_);
   else {
     filler = target.bias.defined() ? std::make_shared<BiasFiller>(base, target.bias, switches_) : base;
@@ -167,6 +179,24 @@ std::shared_ptr<Filler> Lora::wrap(const SlotSpec& slot, std::shared_ptr<Filler>
   for (const auto& leaf : leaves_of(target)) leaf.tensor.set_requires_grad(trainable);
   targets_.push_back(std::move(target));
   return filler;
+}
+
+std::shared_ptr<Filler> Lora::add_token_rows(Target& target, std::shared_ptr<Filler> base, const at::TensorOptions& options) const {
+  const SlotSpec& slot = target.slot;
+  const TokenRows& tokens = found_.tokens.slots.at(slot.path);
+  target.ids = at::tensor(tokens.ids, at::kLong).to(options.device());
+  if (tokens.owner != slot.path) {
+    const Target* owner = find(tokens.owner);
+    if (!owner) fail(ErrorCode::Internal, "'", slot.path, "' was wrapped before '", tokens.owner, "', whose rows it shares");
+    // The leaf itself, where both live on one device.
+    target.rows = owner->rows.to(options.device());
+  } else {
+    at::NoGradGuard no_grad;
+    target.rows = at::empty({static_cast<int64_t>(tokens.ids.size()), slot.in}, options);
+    for (size_t i = 0; i < tokens.ids.size(); ++i)
+      target.rows[static_cast<int64_t>(i)].copy_(base->dense_rows(at::kFloat, tokens.ids[i], tokens.ids[i] + 1)[0]);
+  }
+  return std::make_shared<TokenRowsFiller>(std::move(base), target.ids, target.rows, slot.out, switches_);
 }
 
 std::shared_ptr<Filler> Lora::add_low_rank(Target& target, std::shared_ptr<Filler> base, const at::TensorOptions& options) const {
@@ -193,6 +223,8 @@ std::vector<AdapterParameter> Lora::leaves_of(const Target& target) const {
     if (leaf.defined()) leaves.push_back({name, leaf});
   };
   add(weight_name(target.slot), target.weight);
+  if (target.ids.defined() && found_.tokens.slots.at(target.slot.path).owner == target.slot.path)
+    add(token_rows_name(target.slot), target.rows);
   add(names.a, target.update.a);
   add(names.b, target.update.b);
   add(names.magnitude, target.update.magnitude);
@@ -207,7 +239,9 @@ std::vector<AdapterParameter> Lora::state() const {
   return parameters;
 }
 
-Value Lora::config(const std::string& base_model) const { return write_peft_config(options_, found_.written, base_model, saved_config_); }
+Value Lora::config(const std::string& base_model) const {
+  return write_peft_config(options_, found_.written, found_.tokens.written, base_model, saved_config_);
+}
 
 void Lora::configure(const Value& saved_config) {
   options_ = read_peft_config(saved_config, options_);
@@ -285,6 +319,8 @@ at::Tensor Lora::merge(const SlotSpec& slot, const at::Tensor& weight) const {
   const Target* target = find(slot.path);
   if (!target) return weight;
   if (target->weight.defined()) return target->weight.detach().to(weight.device());
+  if (target->ids.defined())
+    return weight.index_copy(0, target->ids.to(weight.device()), target->rows.detach().to(weight.device(), weight.scalar_type()));
   return target->update.a.defined() ? merged(target->update, slot.kind == SlotKind::Embedding, weight) : weight;
 }
 

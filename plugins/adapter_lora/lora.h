@@ -35,12 +35,14 @@ class Lora final : public Adapter {
     SlotSpec slot;
     LowRank update;
     at::Tensor weight, bias;  // float32; weight: of a module that is trained whole
+    at::Tensor ids, rows;     // of trained rows; a tied head's belong to its embedding
     std::shared_ptr<Filler> base;
   };
   const Target* find(const std::string& path) const;
   // Its leaves and their names in the file.
   std::vector<AdapterParameter> leaves_of(const Target& target) const;
   std::string bias_name(const SlotSpec& slot) const;  // empty: not trained
+  std::shared_ptr<Filler> add_token_rows(Target& target, std::shared_ptr<Filler> base, const at::TensorOptions& options) const;
   std::shared_ptr<Filler> add_low_rank(Target& target, std::shared_ptr<Filler> base, const at::TensorOptions& options) const;
   void initialise(LowRank& update, bool is_embedding) const;
 

@@ -11,6 +11,7 @@
 #include <ATen/ops/randn.h>
 #include <ATen/ops/sqrt.h>
 #include <ATen/ops/sum.h>
+#include <ATen/ops/tensor.h>
 #include <doctest/doctest.h>
 #include <torch/csrc/autograd/autograd.h>
 
@@ -358,4 +359,87 @@ TEST_CASE("a saved copy of the base weight must be the model's own") {
   CHECK(error_of([&] { w.adapter.load(file); }) == "no error");
   file.tensors[path + ".base_layer.weight"] = w.weight + 0.1;
   CHECK(error_of([&] { w.adapter.load(file); }).find("is another weight than the model's") != std::string::npos);
+}
+
+TEST_CASE("rows of new tokens are trained in embedding and head, and are one leaf where those are tied") {
+  at::manual_seed(5);
+  constexpr int64_t kRows = 9, kWidth = 4;
+  for (const bool tied : {false, true}) {
+    Blueprint blueprint;
+    blueprint.model_type = "llama";
+    SlotSpec head = linear_slot(kRows, kWidth, "lm_head");
+    head.role = SlotRole::OutputHead;
+    if (tied) head.tied_to = "model.embed_tokens";
+    blueprint.slots = {embedding_slot(kRows, kWidth), linear_slot(kWidth, kWidth), head};
+    LoraOptions options;
+    options.target_modules = Value(std::vector<std::string>{"q_proj"});
+    options.new_tokens = Value(std::vector<int64_t>{8, 2});
+    Lora adapter(options);
+    CHECK(adapter.targets(blueprint) == std::vector<std::string>{"model.embed_tokens", "model.layers.0.self_attn.q_proj", "lm_head"});
+    const auto base = std::make_shared<PlainFiller>(at::randn({kRows, kWidth}), at::Tensor());
+    const auto other = tied ? base : std::make_shared<PlainFiller>(at::randn({kRows, kWidth}), at::Tensor());
+    const auto embedding = adapter.wrap(blueprint.slots[0], base, at::kCPU, true);
+    const auto output = adapter.wrap(blueprint.slots[2], other, at::kCPU, true);
+    const auto state = adapter.state();
+    REQUIRE(state.size() == (tied ? 1 : 2));
+    CHECK(state[0].name == "base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta");
+    CHECK(state[0].tensor.equal(at::embedding(base->weight(), at::tensor({8, 2}))));
+    // Nothing has changed yet; then the rows, and only they, are the leaf's.
+    const at::Tensor ids = at::tensor({1, 8, 2, 0}).view({2, 2}), x = at::randn({3, kWidth});
+    CHECK(embedding->rows(ids, at::kFloat).equal(base->rows(ids, at::kFloat)));
+    CHECK(close(output->linear(x), other->linear(x)));
+    {
+      at::NoGradGuard no_grad;
+      for (const auto& leaf : state) leaf.tensor.add_(1);
+    }
+    at::Tensor changed = base->weight().clone(), changed_head = other->weight().clone();
+    for (const int64_t id : {8, 2}) changed[id].add_(1), changed_head[id].add_(1);
+    CHECK(embedding->rows(ids, at::kFloat).equal(at::embedding(changed, ids)));
+    CHECK(close(output->linear(x), at::linear(x, changed_head)));
+    CHECK(embedding->dense_rows(at::kFloat, 1, 9).equal(changed.narrow(0, 1, 8)));
+    CHECK(adapter.merge(blueprint.slots[2], other->weight()).equal(changed_head));
+    // Gradients are those of the same rows in a whole matrix.
+    at::Tensor whole = changed.clone().requires_grad_(true), whole_head = tied ? whole : changed_head.clone().requires_grad_(true);
+    const at::Tensor y = at::linear(at::embedding(whole, ids).view({4, kWidth}), whole_head);
+    (y * y).sum().backward();
+    const at::Tensor z = output->linear(embedding->rows(ids, at::kFloat).view({4, kWidth}));
+    (z * z).sum().backward();
+    CHECK(close(state[0].tensor.grad(), at::embedding(whole.grad(), at::tensor({8, 2}))));
+    if (!tied) CHECK(close(state[1].tensor.grad(), at::embedding(whole_head.grad(), at::tensor({8, 2}))));
+    adapter.set_enabled(false);
+    CHECK(embedding->rows(ids, at::kFloat).equal(base->rows(ids, at::kFloat)));
+    const Value written = adapter.config("").at("trainable_token_indices");
+    CHECK((written.find("lm_head") == nullptr) == tied);
+    CHECK((written.at("embed_tokens") == options.new_tokens));
+  }
+}
+
+TEST_CASE("trained rows that cannot be are refused, and what is trained whole needs none") {
+  Blueprint blueprint;
+  blueprint.model_type = "llama";
+  SlotSpec head = linear_slot(9, 4, "lm_head");
+  head.role = SlotRole::OutputHead;
+  blueprint.slots = {embedding_slot(9, 4), linear_slot(4, 4), head};
+  auto refusal = [&](Value rows, std::vector<std::string> whole = {}) {
+    LoraOptions options;
+    options.target_modules = Value(std::vector<std::string>{"q_proj"});
+    options.trainable_token_indices = std::move(rows);
+    options.modules_to_save = std::move(whole);
+    return error_of([&] { Lora(options).targets(blueprint); });
+  };
+  auto table = [](const char* name) { return Value(Value::Table{{name, Value(std::vector<int64_t>{1})}}); };
+  CHECK(refusal(Value(std::vector<int64_t>{9})).find("no token 9 among the 9 rows") != std::string::npos);
+  CHECK(refusal(Value(std::vector<int64_t>{1, 1})).find("stands twice") != std::string::npos);
+  CHECK(refusal(table("embed")).find("there are embed_tokens, lm_head") != std::string::npos);
+  CHECK(refusal(table("q_proj")).find("no embedding or output head") != std::string::npos);
+  CHECK(refusal(table("lm_head"), {"lm_head"}).find("keep one of them") != std::string::npos);
+  LoraOptions options;
+  options.target_modules = Value(std::vector<std::string>{"q_proj"});
+  options.new_tokens = Value(std::vector<int64_t>{8});
+  options.modules_to_save = {"embed_tokens"};
+  Lora adapter(options);
+  adapter.targets(blueprint);
+  const Value written = adapter.config("").at("trainable_token_indices");
+  CHECK(written.find("embed_tokens") == nullptr);
+  CHECK(written.find("lm_head") != nullptr);
 }

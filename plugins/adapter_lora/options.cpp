@@ -27,6 +27,22 @@ std::string check_layers(const Value& v) {
   return "";
 }
 
+bool are_ids(const Value& v) {
+  if (!v.is_list()) return false;
+  for (const auto& item : v.as_list())
+    if (!item.is_int()) return false;
+  return true;
+}
+
+std::string check_ids(const Value& v) { return v.is_null() || are_ids(v) ? "" : "expected a list of token ids"; }
+
+std::string check_token_rows(const Value& v) {
+  if (!v.is_table()) return check_ids(v).empty() ? "" : "expected a list of token ids, or a table of module name = list";
+  for (const auto& [name, ids] : v.as_table())
+    if (!are_ids(ids)) return concat("'", name, "' must be a list of token ids");
+  return "";
+}
+
 std::string check_pattern(const Value& v, bool whole) {
   if (!v.is_table()) return concat("expected a table of name = number, found ", v.type_name());
   for (const auto& [key, number] : v.as_table())
@@ -70,6 +86,7 @@ constexpr std::array kRead = {"r",
                               "use_rslora",
                               "use_dora",
                               "modules_to_save",
+                              "trainable_token_indices",
                               "init_lora_weights",
                               "layers_to_transform",
                               "layers_pattern",
@@ -144,6 +161,15 @@ OptionTable lora_options() {
       option(&LoraOptions::use_dora, "use_dora", "Train the magnitude of each output row apart from its direction (DoRA)."),
       option(&LoraOptions::modules_to_save, "modules_to_save",
              "Linear layers and embeddings (or blocks of them) that are trained whole and saved with the adapter, by name."),
+      option(
+          &LoraOptions::trainable_token_indices, "trainable_token_indices",
+          "Token ids whose rows are trained and saved: a list for the embedding (a tied head follows), or a table of module name = list.",
+          checked(check_token_rows)),
+      option(
+          &LoraOptions::new_tokens, "new_tokens",
+          "Token ids whose rows are trained in the embedding and in the head, where nothing else trains these; by default the new ones of "
+          "text.add_tokens. Saved as trainable_token_indices.",
+          checked(check_ids)),
       option(&LoraOptions::init_lora_weights, "init_lora_weights",
              "\"default\" (or true): A uniform, B zero. \"gaussian\": A normal with deviation 1/r, B zero. false: both random.",
              checked(check_init)),
@@ -187,6 +213,7 @@ LoraOptions read_peft_config(const Value& config, const LoraOptions& recipe) {
   replace_if_set(config, "alpha_pattern", o.alpha_pattern);
   replace_if_set(config, "layers_to_transform", o.layers_to_transform);
   replace_if_set(config, "layers_pattern", o.layers_pattern);
+  if (const Value* tokens = config.find_set("trainable_token_indices"); tokens && !is_off(*tokens)) o.trainable_token_indices = *tokens;
   o.init_lora_weights = true;
   if (const Value* modules = config.find_set("modules_to_save"); modules && !is_off(*modules)) {
     const std::string problem = modules->is_list() ? check_names(*modules) : concat("expected a list, found ", modules->type_name());
@@ -204,7 +231,8 @@ LoraOptions read_peft_config(const Value& config, const LoraOptions& recipe) {
                             {"rank_pattern", check_pattern(o.rank_pattern, true)},
                             {"alpha_pattern", check_pattern(o.alpha_pattern, false)},
                             {"layers_to_transform", check_layers(o.layers_to_transform)},
-                            {"layers_pattern", check_names(o.layers_pattern)}})
+                            {"layers_pattern", check_names(o.layers_pattern)},
+                            {"trainable_token_indices", check_token_rows(o.trainable_token_indices)}})
     if (!text.empty()) problems.push_back(concat(name, ": ", text));
   if (!problems.empty()) {
     std::string text;
@@ -222,6 +250,8 @@ LoraOptions read_peft_config(const Value& config, const LoraOptions& recipe) {
   refuse_conflict(conflicts, "bias", recipe.bias, fallback.bias, o.bias, recipe.bias, o.bias);
   refuse_conflict(conflicts, "modules_to_save", recipe.modules_to_save, fallback.modules_to_save, o.modules_to_save, "one thing",
                   "another");
+  refuse_conflict(conflicts, "trainable_token_indices", recipe.trainable_token_indices, Value(), o.trainable_token_indices, "one thing",
+                  "another");
   const bool is_expanded =
       recipe.target_modules.is_string() && recipe.target_modules.as_string() == "all-linear";  // the file holds names instead
   if (!is_expanded) refuse_conflict(conflicts, "target_modules", recipe.target_modules, Value(), o.target_modules, "one thing", "another");
@@ -233,7 +263,8 @@ LoraOptions read_peft_config(const Value& config, const LoraOptions& recipe) {
   return o;
 }
 
-Value write_peft_config(const LoraOptions& options, const Value& targets, const std::string& base_model, const Value& saved) {
+Value write_peft_config(const LoraOptions& options, const Value& targets, const Value& tokens, const std::string& base_model,
+                        const Value& saved) {
   Value out = saved;
   auto keep = [&](const char* key, Value value) {
     if (!out.find(key)) out.set(key, std::move(value));
@@ -282,6 +313,7 @@ Value write_peft_config(const LoraOptions& options, const Value& targets, const 
   out.set("use_rslora", options.use_rslora);
   out.set("use_dora", options.use_dora);
   out.set("bias", options.bias);
+  if (!tokens.is_null()) out.set("trainable_token_indices", tokens);
   if (!options.modules_to_save.empty()) out.set("modules_to_save", options.modules_to_save);
   out.set("exclude_modules", options.exclude_modules);
   out.set("layers_to_transform", options.layers_to_transform);

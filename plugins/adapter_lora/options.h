@@ -22,6 +22,8 @@ struct LoraOptions {
   bool use_rslora = false;
   bool use_dora = false;
   std::vector<std::string> modules_to_save;
+  Value trainable_token_indices;   // null, a list of ids, or module name -> list
+  Value new_tokens;                // null or a list of ids: what the host says of text.add_tokens
   Value init_lora_weights = true;  // true, "gaussian" or false
   Value layers_to_transform;       // null, an int or a list of ints
   Value layers_pattern;            // null, a string or a list
@@ -37,8 +39,9 @@ void require_served(const LoraOptions& options);
 // adapter computes and is not known here; Error(Recipe) where the recipe asks for something else than the file holds.
 LoraOptions read_peft_config(const Value& config, const LoraOptions& recipe);
 
-// adapter_config.json as PEFT 0.21.2 writes it. `saved`: the file this adapter was continued from (null when fresh): its further keys
+// adapter_config.json as PEFT 0.21.2 writes it. `tokens`: trainable_token_indices, or null. `saved`: the file this adapter was continued from (null when fresh): its further keys
 // and the order of its keys stay.
-Value write_peft_config(const LoraOptions& options, const Value& targets, const std::string& base_model, const Value& saved);
+Value write_peft_config(const LoraOptions& options, const Value& targets, const Value& tokens, const std::string& base_model,
+                        const Value& saved);
 
 }  // namespace tenon::lora

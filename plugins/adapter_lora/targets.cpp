@@ -294,7 +294,14 @@ TargetSet find_targets(const LoraOptions& options, const Blueprint& blueprint, b
   check_whole(options, blueprint, saved);
   if (options.bias == "all") check_all_biases(blueprint);
 
+  auto is_adapted = [&](const SlotSpec& slot) {
+    const bool is_linear = slot.kind == SlotKind::Linear && slot.count == 1;
+    const bool is_match = all_linear ? is_linear && slot.role != SlotRole::OutputHead : include.matches(slot.path);
+    return is_match && scope.holds(slot) && !exclude.matches(slot.path) && !(wanted.is_list() && !layers.allows(slot.path));
+  };
   TargetSet found;
+  found.tokens =
+      find_token_rows(options, blueprint, saved, [&](const SlotSpec& slot) { return is_whole(options, slot.path) || is_adapted(slot); });
   std::vector<const SlotSpec*> adapted;
   std::vector<std::string> linear;  // before exclude_modules, which the config names apart
   bool is_scoped = false;           // another part has what target_modules names
@@ -302,6 +309,10 @@ TargetSet find_targets(const LoraOptions& options, const Blueprint& blueprint, b
     const bool is_linear = slot.kind == SlotKind::Linear && slot.count == 1;
     if (is_whole(options, slot.path)) {
       found.whole.insert(slot.path);
+      found.paths.push_back(slot.path);
+      continue;
+    }
+    if (found.tokens.slots.count(slot.path)) {
       found.paths.push_back(slot.path);
       continue;
     }

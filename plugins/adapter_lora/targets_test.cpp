@@ -179,7 +179,7 @@ TEST_CASE("a scope is written so that PEFT finds the same modules, under the nam
   const TargetSet scoped = find_targets(options, blueprint, false);
   REQUIRE(scoped.written.is_string());
   // What the file says, read back without any scope.
-  LoraOptions again = read_peft_config(write_peft_config(options, scoped.written, "base", {}), {});
+  LoraOptions again = read_peft_config(write_peft_config(options, scoped.written, {}, "base", {}), {});
   CHECK(find_targets(again, blueprint, true).paths == scoped.paths);
   Blueprint older = blueprint;
   for (auto& slot : older.slots)
@@ -193,7 +193,7 @@ TEST_CASE("a scope is written so that PEFT finds the same modules, under the nam
 TEST_CASE("a fresh config has PEFT's keys in its order") {
   LoraOptions options;
   options.lora_alpha = 16;
-  const Value config = write_peft_config(options, list({"a", "b"}), "base", {});
+  const Value config = write_peft_config(options, list({"a", "b"}), {}, "base", {});
   // As PEFT 0.21.2 writes them.
   const Paths keys{"alora_invocation_tokens",
                    "alpha_pattern",
@@ -260,7 +260,7 @@ TEST_CASE("an older config with few keys is read with PEFT's defaults") {
   CHECK(options.lora_dropout == 0.1);
   CHECK_FALSE(options.use_rslora);
   // What the file said besides stays, in its order.
-  const Value again = write_peft_config(options, options.target_modules, "base", saved);
+  const Value again = write_peft_config(options, options.target_modules, {}, "base", saved);
   CHECK(again.as_table().front().first == "peft_type");
   CHECK(again.find("enable_lora") != nullptr);
   CHECK(again.at("r").as_int() == 64);

@@ -24,8 +24,12 @@ std::string description(const Blueprint& b) {
                             b.cache_elements_per_token, " ");
   for (const auto& cost : b.block_activations) text += concat(cost.compute, "+", cost.float32, "+", cost.scores, " ");
   for (const auto& stack : b.stacks) text += concat(stack.path, stack.count, " ");
-  for (const auto& slot : b.slots) text += concat(slot.path, slot.out, "x", slot.in, slot.bias, slot.tied_to, " ");
-  for (const auto& tensor : b.tensors) text += concat(tensor.path, shape_text(tensor.shape), " ");
+  for (const auto& slot : b.slots) {
+    text += concat(slot.path, slot.out, "x", slot.in, slot.bias, slot.tied_to, c10::toString(slot.dtype), " ");
+    for (const auto& source : slot.sources)
+      for (const auto& piece : source.pieces) text += concat(piece.tensor, piece.start, ":", piece.length, " ");
+  }
+  for (const auto& tensor : b.tensors) text += concat(tensor.path, shape_text(tensor.shape), c10::toString(tensor.dtype), " ");
   return text;
 }
 
