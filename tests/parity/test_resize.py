@@ -10,6 +10,7 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
+import test_vlm as vlm
 import tiny
 
 TOLERANCE = 1e-4
@@ -203,3 +204,23 @@ def test_real_tokenizers_take_new_tokens_as_in_transformers(name, tmp_path):
         assert ours(text)["input_ids"] == theirs(text)["input_ids"]
         for source in (file, tiny.write_recipe(tmp_path / "again.toml", model={"path": tmp_path / "out"})):
             assert json.loads(tiny.run_host("tokenize", source, "--text", text, "--json").stdout)["ids"] == theirs(text)["input_ids"]
+
+
+def test_a_model_that_sees_grows(tmp_path):
+    config = vlm.llava_config(1)
+    model = vlm.make_llava(config, 1)
+    vlm.save_llava(tmp_path / "model", model)
+    vlm.save_processor(tmp_path / "model", model)
+    old, edge = config["text_config"]["vocab_size"], config["vision_config"]["image_size"]
+    file = recipe(tmp_path, patch=[{"type": "resize_embeddings", "new_num_tokens": old + 5}])
+    tiny.run_host("export", file, "--to", tmp_path / "out")
+    exported = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert exported["text_config"]["vocab_size"] == old + 5
+    ours = transformers.LlavaForConditionalGeneration.from_pretrained(tmp_path / "out", dtype=torch.float32).eval()
+    ids = vlm.ids_with_pictures(model, (1,), 1)
+    ids[0, -1] = old + 4
+    pixels = torch.randn(1, 3, edge, edge, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected = ours(input_ids=ids, pixel_values=pixels).logits
+    assert expected.shape[-1] == old + 5
+    assert tiny.relative_error(vlm.host_logits(file, ids, pixels), expected) <= TOLERANCE
