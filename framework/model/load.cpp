@@ -190,6 +190,7 @@ void set_file_paths(Blueprint& blueprint, const Checkpoint& checkpoint) {
   for (const auto& slot : blueprint.slots) own.insert(slot.path);
   for (auto& slot : blueprint.slots)
     for (const auto& source : slot.sources) {
+      if (!slot.file_path.empty()) break;  // the architecture's own word
       const GrownSource grown = split_new_rows(source);
       if (grown.stored.pieces.size() != 1 || source.stack) continue;
       const std::string& name = grown.stored.pieces.front().tensor;

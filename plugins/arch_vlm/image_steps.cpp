@@ -19,7 +19,6 @@ namespace tenon::vlm {
 namespace {
 
 constexpr int64_t kMaxEdge = 1 << 15;
-constexpr std::array<double, 3> kClipMean = {0.48145466, 0.4578275, 0.40821073}, kClipStd = {0.26862954, 0.26130258, 0.27577711};
 // As PIL numbers them. Lanczos is what its processor falls back to bicubic for.
 constexpr int64_t kNearest = 0, kLanczos = 1, kBilinear = 2, kBicubic = 3;
 
@@ -83,22 +82,11 @@ at::Tensor padded(const at::Tensor& rgb, Size size, int64_t top, int64_t left, c
 
 }  // namespace
 
-ImageSteps read_image_steps(const ProcessorFiles& files, int64_t edge, bool is_siglip) {
-  const Value none = Value::table();
-  nn::ConfigReader reader(files.preprocessor.is_null() ? none : files.preprocessor);
-  ImageSteps steps;
-  steps.size = steps.crop = square(edge);
-  if (!is_siglip) steps.shortest_edge = edge;
-  steps.mean = is_siglip ? std::array<double, 3>{0.5, 0.5, 0.5} : kClipMean;
-  steps.std = is_siglip ? std::array<double, 3>{0.5, 0.5, 0.5} : kClipStd;
-  steps.pads_to_square = reader.flag("do_pad", false);
+void read_pixel_steps(nn::ConfigReader& reader, ImageSteps& steps) {
   steps.resizes = reader.flag("do_resize", true);
-  steps.crops = reader.flag("do_center_crop", !is_siglip);
   steps.rescales = reader.flag("do_rescale", true);
   steps.normalizes = reader.flag("do_normalize", true);
   steps.rescale_factor = reader.number("rescale_factor", 1.0 / 255, 1e-9, 1e9);
-  read_size(reader, steps, is_siglip);
-  read_crop(reader, steps);
   read_colours(reader, "image_mean", steps.mean);
   read_colours(reader, "image_std", steps.std);
   if (std::any_of(steps.std.begin(), steps.std.end(), [](double d) { return d == 0; })) reader.problem("image_std holds 0, which divides");
@@ -109,6 +97,9 @@ ImageSteps read_image_steps(const ProcessorFiles& files, int64_t edge, bool is_s
     case kBicubic: steps.resample = Resample::Bicubic; break;
     default: reader.problem(concat("resample is ", resample, ", expected 0 (nearest), 2 (bilinear) or 3 (bicubic)"));
   }
+}
+
+void finish_steps(const nn::ConfigReader& reader, const ProcessorFiles& files) {
   try {
     reader.finish("image processor");
   } catch (const Error& error) {
@@ -116,6 +107,21 @@ ImageSteps read_image_steps(const ProcessorFiles& files, int64_t edge, bool is_s
     const std::string& text = error.message();
     fail(ErrorCode::Data, files.folder, "/preprocessor_config.json", text.substr(text.find("')") + 2));
   }
+}
+
+ImageSteps read_image_steps(const ProcessorFiles& files, int64_t edge, bool is_siglip) {
+  const Value none = Value::table();
+  nn::ConfigReader reader(files.preprocessor.is_null() ? none : files.preprocessor);
+  ImageSteps steps;
+  steps.size = steps.crop = square(edge);
+  if (!is_siglip) steps.shortest_edge = edge;
+  if (is_siglip) steps.mean = steps.std = {0.5, 0.5, 0.5};
+  steps.pads_to_square = reader.flag("do_pad", false);
+  steps.crops = reader.flag("do_center_crop", !is_siglip);
+  read_size(reader, steps, is_siglip);
+  read_crop(reader, steps);
+  read_pixel_steps(reader, steps);
+  finish_steps(reader, files);
   return steps;
 }
 

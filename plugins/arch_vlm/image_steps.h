@@ -7,6 +7,7 @@
 #include <optional>
 
 #include "tenon/media.h"
+#include "tenon/nn/config_reader.h"
 #include "tenon/value.h"
 
 namespace tenon::vlm {
@@ -25,8 +26,12 @@ struct ImageSteps {
   Size size, crop;
   Resample resample = Resample::Bicubic;
   double rescale_factor = 1.0 / 255;
-  std::array<double, 3> mean = {}, std = {};
+  std::array<double, 3> mean = {0.48145466, 0.4578275, 0.40821073}, std = {0.26862954, 0.26130258, 0.27577711};  // CLIP's
 };
+
+// The keys that say what becomes of pixels: all but sizes and crops. Problems stay with the reader, whose error finish_steps heads with the file.
+void read_pixel_steps(nn::ConfigReader& reader, ImageSteps& steps);
+void finish_steps(const nn::ConfigReader& reader, const ProcessorFiles& files);
 
 // Error(Data) naming everything that is wrong or not served. `edge`: of the tower's pictures, for files that say nothing.
 ImageSteps read_image_steps(const ProcessorFiles& files, int64_t edge, bool is_siglip);

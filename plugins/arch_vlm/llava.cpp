@@ -2,6 +2,7 @@
 
 #include "llava_config.h"
 #include "llava_model.h"
+#include "llava_next_processor.h"
 #include "llava_processor.h"
 #include "tenon/backbone.h"
 #include "tower.h"
@@ -35,6 +36,17 @@ void add_projector(Blueprint& blueprint, const LlavaConfig& config, int64_t text
   }
 }
 
+// What stands behind each row of a tiled picture.
+void add_newline(Blueprint& blueprint, const LlavaConfig& config, int64_t text_hidden) {
+  DenseSpec newline;
+  newline.path = kNewlinePath;
+  newline.kind = DenseKind::Other, newline.shape = {text_hidden};
+  newline.stack = kVisionStack, newline.block = config.vision.layers - 1;
+  newline.part = "projector";
+  newline.sources = {Source::rename("image_newline"), Source::rename("model.image_newline")};
+  blueprint.tensors.push_back(std::move(newline));
+}
+
 }  // namespace
 
 std::unique_ptr<Architecture> LlavaArchitecture::text_architecture(const std::string& type) const {
@@ -43,13 +55,14 @@ std::unique_ptr<Architecture> LlavaArchitecture::text_architecture(const std::st
 }
 
 Blueprint LlavaArchitecture::blueprint(const Value& config) const {
-  const LlavaConfig c = read_llava_config(config);
+  const LlavaConfig c = read_llava_config(family_, config);
   const auto architecture = text_architecture(c.text_type);
   const Blueprint text = with_context("text_config", [&] { return architecture->blueprint(c.text); });
   Blueprint b;
-  b.model_type = "llava";
+  b.model_type = family_.model_type;
   add_tower(b, c.vision, kTowerPath, kTowerFiles);
   add_projector(b, c, text.hidden_size);
+  if (family_.is_tiled) add_newline(b, c, text.hidden_size);
   add_backbone(b, text, kTextNames);
   b.seams.push_back("projector");
   b.ignorable = {R"((?:model\.)?(?:language_model\.)?(?:model\.)?(?:layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq)",
@@ -58,7 +71,7 @@ Blueprint LlavaArchitecture::blueprint(const Value& config) const {
 }
 
 std::unique_ptr<Model> LlavaArchitecture::build(const Value& config, Parts& parts) const {
-  LlavaConfig c = read_llava_config(config);
+  LlavaConfig c = read_llava_config(family_, config);
   const auto text = text_architecture(c.text_type);
   auto text_parts = std::make_unique<BackboneParts>(parts, text->blueprint(c.text), kTextNames, kVisionStack + 1);
   auto text_model = text->build(c.text, *text_parts);
@@ -66,11 +79,12 @@ std::unique_ptr<Model> LlavaArchitecture::build(const Value& config, Parts& part
 }
 
 std::unique_ptr<Processor> LlavaArchitecture::processor(const Value& config, const ProcessorFiles& files) const {
-  const LlavaConfig c = read_llava_config(config);
+  const LlavaConfig c = read_llava_config(family_, config);
   const int64_t vocab = text_architecture(c.text_type)->blueprint(c.text).vocab_size;
   if (c.image_token >= vocab)
-    fail(ErrorCode::Data, "config.json (model_type 'llava'): image_token_index is ", c.image_token,
+    fail(ErrorCode::Data, "config.json (model_type '", family_.model_type, "'): image_token_index is ", c.image_token,
          ", the text model's vocabulary ends at ", vocab);
+  if (family_.is_tiled) return std::make_unique<LlavaNextProcessor>(c, files);
   return std::make_unique<LlavaProcessor>(c, files);
 }
 

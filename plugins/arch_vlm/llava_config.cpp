@@ -41,14 +41,45 @@ void read_layers(nn::ConfigReader& reader, LlavaConfig& c) {
   if (c.feature_layers.empty()) reader.problem(concat("vision_feature_layer is [], expected at least one layer"));
 }
 
+// Tiles fill a size, and the patches of a view lie in rows and columns, without a class token among them.
+void read_tiles(nn::ConfigReader& reader, LlavaConfig& c) {
+  std::vector<std::string> problems;
+  c.pinpoints = read_pinpoints(reader.config().find_set("image_grid_pinpoints"), problems);
+  for (const std::string& problem : problems) reader.problem(problem);
+  for (const Size& size : c.pinpoints)
+    if (size.height % c.vision.image_size || size.width % c.vision.image_size)
+      reader.problem(concat("image_grid_pinpoints holds [", size.height, ", ", size.width,
+                            "], expected multiples of the tower's image_size (", c.vision.image_size, ")"));
+  if (c.image_tokens() != c.vision.patches())
+    reader.problem(concat("vision_feature_select_strategy is '", c.drops_first ? "default" : "full", "', expected '",
+                          c.drops_first ? "full" : "default", "': of this tower's ", c.vision.tokens(), " positions ", c.vision.patches(),
+                          " are patches, and tiles are put together from patches alone"));
+}
+
 }  // namespace
 
-LlavaConfig read_llava_config(const Value& config) {
+std::vector<Size> read_pinpoints(const Value* value, std::vector<std::string>& problems) {
+  constexpr int64_t kMaxEdge = 1 << 15;
+  if (!value || value->is_null()) return {{336, 672}, {672, 336}, {672, 672}, {1008, 336}, {336, 1008}};
+  std::vector<Size> sizes;
+  const auto is_edge = [](const Value& edge) { return edge.is_int() && edge.as_int() >= 1 && edge.as_int() <= kMaxEdge; };
+  if (value->is_list())
+    for (const Value& item : value->as_list())
+      if (item.is_list() && item.as_list().size() == 2 && is_edge(item.as_list()[0]) && is_edge(item.as_list()[1]))
+        sizes.push_back({item.as_list()[0].as_int(), item.as_list()[1].as_int()});
+  if (!value->is_list() || sizes.empty() || sizes.size() != value->as_list().size())
+    problems.push_back(
+        concat("image_grid_pinpoints is ", nn::ConfigReader::show(*value), ", expected a list of [height, width], 1 to ", kMaxEdge));
+  return sizes;
+}
+
+LlavaConfig read_llava_config(const LlavaFamily& family, const Value& config) {
   nn::ConfigReader reader(config);
   LlavaConfig c;
+  c.family = &family;
   const Value vision = table(reader, "vision_config", default_tower());
   c.text = table(reader, "text_config", Value::table());
-  reader.finish("llava");
+  reader.finish(family.model_type);
   c.vision = with_context("vision_config", [&] { return read_vision_config(vision); });
 
   c.text_type = c.text.string_or("model_type", "llama");
@@ -71,8 +102,9 @@ LlavaConfig read_llava_config(const Value& config) {
   if (!nn::has_activation(c.projector_activation))
     reader.problem(concat("projector_hidden_act is ", nn::ConfigReader::show(Value(c.projector_activation)),
                           ", which is no activation that is served"));
+  if (family.is_tiled) read_tiles(reader, c);
   if (c.image_tokens() < 1) reader.problem(concat("vision_feature_select_strategy leaves nothing of a tower with one position"));
-  reader.finish("llava");
+  reader.finish(family.model_type);
   return c;
 }
 

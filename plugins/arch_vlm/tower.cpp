@@ -19,10 +19,9 @@ enum Stage { kQueryKeyValue, kAttentionOutput, kUp, kDown };
 class Builder {
  public:
   Builder(Blueprint& blueprint, const VisionConfig& config, const std::string& path, const Prefixes& files)
-      : b_(blueprint), c_(config), path_(path), files_(files), stack_(static_cast<int>(blueprint.stacks.size())) {}
+      : b_(blueprint), c_(config), part_(blueprint, path, files, "encoder.layers", config.layers, "vision") {}
 
   void build() {
-    b_.stacks.push_back({path_ + ".encoder.layers", c_.layers});
     const bool clip = c_.kind == TowerKind::Clip;
     if (clip) tensor("embeddings.class_embedding", {c_.hidden}, DenseKind::Other, 0);
     tensor("embeddings.patch_embedding.weight", {c_.hidden, c_.channels, c_.patch, c_.patch}, DenseKind::Convolution, 0);
@@ -41,7 +40,7 @@ class Builder {
 
  private:
   void add_layer(int64_t i) {
-    const std::string layer = concat("encoder.layers.", i, "."), group = concat(path_, ".", layer, "qkv");
+    const std::string layer = concat("encoder.layers.", i, "."), group = concat(part_.path(), ".", layer, "qkv");
     norm(layer + "layer_norm1", i);
     for (const char* name : {"q_proj", "k_proj", "v_proj"})
       linear(layer + "self_attn." + name, c_.hidden, c_.hidden, i, kQueryKeyValue, group, Partition::Column);
@@ -66,44 +65,17 @@ class Builder {
     tensor("head.mlp.fc2.bias", {c_.hidden}, DenseKind::Other, last);
   }
 
-  std::vector<Source> sources(const std::string& name) const {
-    std::vector<Source> all;
-    for (const std::string& prefix : files_) all.push_back(Source::rename(prefix + name));
-    return all;
-  }
-
   void linear(const std::string& name, int64_t out, int64_t in, int64_t block, int stage, std::string input_group, Partition partition) {
-    SlotSpec slot;
-    slot.path = path_ + "." + name;
-    slot.out = out, slot.in = in, slot.bias = true;
-    slot.stack = stack_, slot.block = block, slot.stage = stage;
-    slot.input_group = std::move(input_group);
-    slot.partition = partition;
-    slot.part = "vision";
-    slot.sources = sources(name + ".weight"), slot.bias_sources = sources(name + ".bias");
-    b_.slots.push_back(std::move(slot));
+    part_.linear(name, out, in, /*bias=*/true, block, stage, std::move(input_group), partition);
   }
-
   void tensor(const std::string& name, std::vector<int64_t> shape, DenseKind kind, int64_t block) {
-    DenseSpec tensor;
-    tensor.path = path_ + "." + name;
-    tensor.kind = kind, tensor.shape = std::move(shape);
-    tensor.stack = stack_, tensor.block = block;
-    tensor.part = "vision";
-    tensor.sources = sources(name);
-    b_.tensors.push_back(std::move(tensor));
+    part_.tensor(name, std::move(shape), kind, block);
   }
-
-  void norm(const std::string& name, int64_t block) {
-    tensor(name + ".weight", {c_.hidden}, DenseKind::Norm, block);
-    tensor(name + ".bias", {c_.hidden}, DenseKind::Other, block);
-  }
+  void norm(const std::string& name, int64_t block) { part_.norm(name, c_.hidden, /*bias=*/true, block); }
 
   Blueprint& b_;
   const VisionConfig& c_;
-  const std::string& path_;
-  const Prefixes& files_;
-  int stack_;
+  PartBuilder part_;
 };
 
 }  // namespace

@@ -5,14 +5,12 @@
 #include <string>
 #include <vector>
 
+#include "part_builder.h"
 #include "tenon/architecture.h"
 #include "tenon/nn/attention.h"
 #include "vision_config.h"
 
 namespace tenon::vlm {
-
-// File names of the tower's tensors, by layout: what stands before "encoder.layers.0 ...".
-using Prefixes = std::vector<std::string>;
 
 // Adds the tower's slots and tensors under `path` as a new stack of the blueprint, part "vision". What lies before the layers belongs to the first of
 // them, what lies behind to the last.

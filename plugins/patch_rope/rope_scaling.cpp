@@ -60,6 +60,8 @@ bool RopeScaling::on_config(Value& config) {
   Value table = Value::table();
   table.set("rope_type", options_.rope_type);
   if (theta && !options_.rope_theta) table.set("rope_theta", *theta);
+  // Which pairs turn with which axis of a picture has nothing to do with how far.
+  if (const Value* sections = before.find_set("mrope_section")) table.set("mrope_section", *sections);
   put(table, "rope_theta", options_.rope_theta), put(table, "factor", options_.factor),
       put(table, "attention_factor", options_.attention_factor);
   put(table, "beta_fast", options_.beta_fast), put(table, "beta_slow", options_.beta_slow);

@@ -65,6 +65,12 @@ def llava_config(seed):
 def make_llava(config, seed):
     torch.manual_seed(seed)
     model = transformers.LlavaForConditionalGeneration(transformers.LlavaConfig(**config)).float().eval()
+    randomize(model)
+    return model
+
+
+def randomize(model):
+    """Norms away from one and biases away from zero, so that leaving one out shows."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "norm" in name and name.endswith("weight"):
@@ -75,7 +81,6 @@ def make_llava(config, seed):
                 parameter.normal_(0.0, 1.0)
             else:
                 parameter.normal_(0.0, 1.2 * parameter[0].numel() ** -0.5)
-    return model
 
 
 def image_tokens(model):
@@ -224,12 +229,12 @@ def odd_images(folder):
     return files
 
 
-def pixels_of_host(recipe, files):
+def media_of_host(recipe, files):
     messages, out = recipe.parent / "messages.json", recipe.parent / "pixels.safetensors"
     content = [{"type": "image", "path": str(file)} for file in files] + [{"type": "text", "text": "what is this ?"}]
     messages.write_text(json.dumps([{"role": "user", "content": content}]))
     tiny.run_host("tokenize", recipe, "--messages", messages, "--json", "--media-out", out)
-    return load_file(out)["pixel_values"]
+    return load_file(out)
 
 
 # The same kernels on the same bytes. Decoders of JPEG and WebP are other builds of the same libraries; one step of 255 is what they may differ by.
@@ -246,7 +251,7 @@ def test_pixels_equal_the_reference(kind, tmp_path):
     processor = save_processor(tmp_path / "model", model, **settings)
     recipe = tiny.write_recipe(tmp_path / "recipe.toml", model={"path": tmp_path / "model", "dtype": "float32"})
     files = [*shared_images(), *odd_images(tmp_path)]
-    got = pixels_of_host(recipe, files)
+    got = media_of_host(recipe, files)["pixel_values"]
     for file, ours in zip(files, got, strict=True):
         theirs = processor.image_processor(str(file), return_tensors="pt")["pixel_values"][0]
         assert ours.shape == theirs.shape
