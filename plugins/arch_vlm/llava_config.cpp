@@ -49,7 +49,7 @@ void read_tiles(nn::ConfigReader& reader, LlavaConfig& c) {
   for (const Size& size : c.pinpoints)
     if (size.height % c.vision.image_size || size.width % c.vision.image_size)
       reader.problem(concat("image_grid_pinpoints holds [", size.height, ", ", size.width,
-                            "], expected multiples of the tower's image_size (", c.vision.image_size, ")"));
+                            "], expected multiples of vision_config.image_size (", c.vision.image_size, ")"));
   if (c.image_tokens() != c.vision.patches())
     reader.problem(concat("vision_feature_select_strategy is '", c.drops_first ? "default" : "full", "', expected '",
                           c.drops_first ? "full" : "default", "': of this tower's ", c.vision.tokens(), " positions ", c.vision.patches(),

@@ -82,7 +82,7 @@ TEST_CASE("configs and processors that do not fit together are refused by name")
   };
   CHECK(refusal({}) == "no error");
   CHECK(refusal({{"image_grid_pinpoints", Value::List{Value::List{8, 12}}}})
-            .find("holds [8, 12], expected multiples of the tower's image_size (8)") != std::string::npos);
+            .find("holds [8, 12], expected multiples of vision_config.image_size (8)") != std::string::npos);
   CHECK(refusal({{"image_grid_pinpoints", Value::List{8, 16}}}).find("expected a list of [height, width]") != std::string::npos);
   CHECK(refusal({{"vision_feature_select_strategy", "full"}}).find("vision_feature_select_strategy is 'full', expected 'default'") !=
         std::string::npos);

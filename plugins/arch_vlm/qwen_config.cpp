@@ -161,7 +161,8 @@ void settle_rotary(nn::ConfigReader& reader, QwenVlConfig& c) {
   c.sections = integers(reader, "mrope_section", sections, kMaxWidth);
   const int64_t sum = std::accumulate(c.sections.begin(), c.sections.end(), int64_t{0});
   if (reader.ok() && (sum != hidden / heads / 2 || c.sections.empty()))
-    reader.problem(concat("mrope_section adds up to ", sum, ", expected half of a head (", hidden / heads / 2, ")"));
+    reader.problem(concat("mrope_section (of rope_scaling or rope_parameters) adds up to ", sum, ", expected half of a head (",
+                          hidden / heads / 2, ")"));
 }
 
 }  // namespace
@@ -194,7 +195,7 @@ QwenVlConfig read_qwen_config(const QwenFamily& family, const Value& config) {
   if (c.image_token == c.video_token) reader.problem(concat("image_token_id and video_token_id are both ", c.image_token));
   if (const Value* hidden = c.text.find("hidden_size"); hidden->is_int() && hidden->as_int() != c.vision.out)
     reader.problem(concat("vision_config.", family.is_windowed ? "out_hidden_size" : "hidden_size", " is ", c.vision.out,
-                          ", expected the text model's hidden_size (", hidden->as_int(), ")"));
+                          ", expected text_config.hidden_size (", hidden->as_int(), ")"));
   reader.finish(family.model_type);
   return c;
 }

@@ -349,14 +349,14 @@ TEST_CASE("configs that ask for what is not served are refused by name") {
   CHECK(refusal(kQwen2Vl, {}, {{"model_type", "siglip_vision_model"}}).find("model_type is 'siglip_vision_model'") != std::string::npos);
   CHECK(refusal(kQwen2Vl, {}, {{"embed_dim", 12}}).find("embed_dim is 12, expected num_heads (2) times a multiple of 4") !=
         std::string::npos);
-  CHECK(refusal(kQwen2Vl, {}, {{"hidden_size", 9}}).find("vision_config.hidden_size is 9, expected the text model's hidden_size (8)") !=
+  CHECK(refusal(kQwen2Vl, {}, {{"hidden_size", 9}}).find("vision_config.hidden_size is 9, expected text_config.hidden_size (8)") !=
         std::string::npos);
   CHECK(refusal(kQwen2Vl, {{"head_dim", 16}}).find("head_dim is 16") != std::string::npos);
   CHECK(refusal(kQwen25Vl, {}, {{"window_size", 3}}).find("window_size is 3, expected 4 or more") != std::string::npos);
   CHECK(refusal(kQwen25Vl, {}, {{"fullatt_block_indexes", 3}}).find("fullatt_block_indexes is 3, expected a list") != std::string::npos);
   Value rope = Value::table();
   rope.set("mrope_section", Value::List{1, 1, 1});
-  CHECK(refusal(kQwen2Vl, {{"rope_scaling", rope}}).find("mrope_section adds up to 3, expected half of a head (4)") != std::string::npos);
+  CHECK(refusal(kQwen2Vl, {{"rope_scaling", rope}}).find("adds up to 3, expected half of a head (4)") != std::string::npos);
   rope = Value::table();
   rope.set("rope_type", "yarn");
   CHECK(refusal(kQwen2Vl, {}, {{"rope_parameters", rope}}).find("rope_parameters.rope_type is \"yarn\", expected axial") !=
