@@ -12,6 +12,7 @@ readonly packages=(
   "libboost1.81-dev|boost/dll/library_info.hpp" "libboost-program-options1.81-dev|boost/program_options.hpp"
   "libtomlplusplus-dev|toml++/toml.h" "nlohmann-json3-dev|nlohmann/json.hpp" "doctest-dev|doctest/doctest.h"
   "libjpeg62-turbo-dev|/usr/include/jpeglib.h" "libpng-dev|/usr/include/png.h" "libwebp-dev|webp/decode.h"
+  "libsndfile1-dev|/usr/include/sndfile.h" "libsoxr-dev|/usr/include/soxr.h"
 )
 
 header() {  # full path of an installed header

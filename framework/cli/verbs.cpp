@@ -43,7 +43,8 @@ const std::vector<Verb>& table() {
        .declare =
            [](Declare& flag) {
              flag("tokens", value<std::string>("FILE"), "JSON: a list of equal-length lists of ids");
-             flag("media", value<std::string>("FILE"), "with --tokens: a safetensors file of what the processor makes (pixel_values)");
+             flag("media", value<std::string>("FILE"),
+                  "with --tokens: a safetensors file of what the processor makes (pixel_values, input_features)");
              flag("messages", value<std::string>("FILE"), "JSON: a conversation, or a list of them; parts may name pictures");
              flag("add-generation-prompt", po::bool_switch(), "with --messages: end with the start of an answer");
              flag("out", value<std::string>("FILE"),
@@ -78,7 +79,8 @@ const std::vector<Verb>& table() {
              flag("text", value<std::string>("TEXT"), "plain text");
              flag("messages", value<std::string>("FILE"), "JSON: a conversation");
              flag("add-generation-prompt", po::bool_switch(), "end with the start of an answer");
-             flag("media-out", value<std::string>("FILE"), "a safetensors file: what the processor makes of the media (pixel_values)");
+             flag("media-out", value<std::string>("FILE"),
+                  "a safetensors file: what the processor makes of the media (pixel_values, input_features)");
            }},
       {.name = "data",
        .usage = "recipe.toml",

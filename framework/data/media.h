@@ -11,7 +11,7 @@
 
 namespace tenon::host {
 
-// Takes the media parts of `messages` ({type = "image", path}, in lists of content) in order and leaves {type = "image"} behind, as chat templates
+// Takes the media parts of `messages` ({type = "image" or "audio", path}, in lists of content) in order and leaves {type = "image"} behind, as chat templates
 // expect it. A part without a path takes the next of `files`; so does each mark "<image>" in a text where there are `files`. Relative paths lie in
 // `folder`, where they are there, else in the working folder. Error(Data): URLs, parts without a file, files without a part.
 std::vector<Medium> take_media(Value& messages, const std::filesystem::path& folder, const std::vector<Medium>& files = {});

@@ -17,8 +17,8 @@ MediaSupport load_processor(const Recipe& recipe, const Architecture& architectu
     files.folder = checkpoint.folder().string();
     files.preprocessor = json_or_null(checkpoint.folder() / "preprocessor_config.json");
     files.processor = json_or_null(checkpoint.folder() / "processor_config.json");
-    if (files.preprocessor.is_null())
-      if (const Value* inner = files.processor.find_set("image_processor")) files.preprocessor = *inner;
+    for (const char* key : {"image_processor", "feature_extractor"})
+      if (const Value* inner = files.processor.find_set(key); inner && files.preprocessor.is_null()) files.preprocessor = *inner;
     files.image_size = recipe.media.image_size, files.min_pixels = recipe.media.min_pixels, files.max_pixels = recipe.media.max_pixels;
     files.decode_limit = recipe.media.decode_limit;
     call_plugin(type, "processor", files.folder, [&] { support.processor = architecture.processor(config, files); });

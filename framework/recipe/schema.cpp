@@ -220,14 +220,17 @@ Section media_section() {
   using S = MediaSection;
   return {
       "media",
-      "How pictures in messages are read; what is absent is as the checkpoint's processor says.",
+      "How pictures and sounds in messages are read; what is absent is as the checkpoint's processor says.",
       SectionShape::Table,
       "",
       {{option(&S::folder, "folder", "Of relative paths in records; absent: the folder of the file they stand in."),
         option(&S::image_size, "image_size", "Pixels of an edge, for models that take more than one size.", at_least(1)),
         option(&S::min_pixels, "min_pixels", "Smaller pictures are enlarged to this area, where the model takes many sizes.", at_least(1)),
         option(&S::max_pixels, "max_pixels", "Larger pictures are reduced to this area, where the model takes many sizes.", at_least(1)),
-        option(&S::decode_limit, "decode_limit", "A file whose header promises more pixels is refused.", at_least(1))}}};
+        option(&S::decode_limit, "decode_limit",
+               "A file whose header promises more is refused: pixels of a picture, samples of a channel of a "
+               "sound, as it is stored or as the model hears it.",
+               at_least(1))}}};
 }
 
 Section data_section() {

@@ -143,9 +143,8 @@ OptionTable lora_options() {
              "whole paths; absent: as PEFT does for the model.",
              checked(check_names)),
       option(&LoraOptions::scope, "scope",
-             "Of a model of several parts: which of them target_modules looks at, \"language\", \"vision\", \"projector\", a list of "
-             "these, or "
-             "\"all\"; absent: the language model, but for a regular expression, which matches wherever it matches.",
+             "Of a model of several parts: which of them target_modules looks at, \"language\", \"vision\", \"audio\", \"projector\", a "
+             "list of these, or \"all\"; absent: the language model, but for a regular expression, which matches wherever it matches.",
              checked(check_names)),
       option(&LoraOptions::exclude_modules, "exclude_modules", "Modules left alone: a list of names or a regular expression.",
              checked(check_names)),

@@ -14,7 +14,7 @@ struct LoraOptions {
   double lora_alpha = 8;
   double lora_dropout = 0;
   Value target_modules;                 // null: the default of the model_type; "all-linear", a list or a regular expression
-  Value scope;                          // null, a name or a list: "language", "vision", "projector", "all"
+  Value scope;                          // null, a name or a list: "language", "vision", "audio", "projector", "all"
   Value exclude_modules;                // null, a list or a regular expression
   Value rank_pattern = Value::table();  // regular expression -> r; the first match in file order counts
   Value alpha_pattern = Value::table();

@@ -5,18 +5,15 @@
 
 #include <algorithm>
 #include <cstring>
-#include <filesystem>
-#include <fstream>
 #include <vector>
 
 #include "image_codec.h"
+#include "media_file.h"
 #include "tenon/error.h"
 
 namespace tenon::vlm {
 
 namespace {
-
-namespace fs = std::filesystem;
 
 constexpr uintmax_t kMaxFileBytes = uintmax_t{512} << 20, kHeaderBytes = uintmax_t{1} << 20;
 
@@ -32,20 +29,8 @@ constexpr Codec kCodecs[] = {
 };
 
 uintmax_t size_of(const std::string& file) {
-  std::error_code problem;
-  if (!fs::exists(file, problem)) fail(ErrorCode::Data, "there is no such file");
-  if (!fs::is_regular_file(file, problem)) fail(ErrorCode::Data, "it is no regular file");
-  const uintmax_t bytes = fs::file_size(file, problem);
-  if (problem) fail(ErrorCode::Data, problem.message());
+  const uintmax_t bytes = media_file_size(file);
   if (bytes > kMaxFileBytes) fail(ErrorCode::Data, "it has ", bytes >> 20, " MiB, expected ", kMaxFileBytes >> 20, " or less");
-  return bytes;
-}
-
-std::vector<uint8_t> read_bytes(const std::string& file, uintmax_t count) {
-  std::vector<uint8_t> bytes(static_cast<size_t>(count));
-  std::ifstream stream(file, std::ios::binary);
-  stream.read(reinterpret_cast<char*>(bytes.data()), static_cast<std::streamsize>(count));
-  if (!stream) fail(ErrorCode::Data, "it cannot be read");
   return bytes;
 }
 
@@ -87,14 +72,14 @@ at::Tensor upright(at::Tensor x, int orientation) {
 ImageHeader read_image_header(const std::string& file, int64_t limit) {
   return with_context(file, [&] {
     const uintmax_t size = size_of(file);
-    std::vector<uint8_t> bytes = read_bytes(file, std::min(size, kHeaderBytes));
+    std::vector<uint8_t> bytes = read_media_bytes(file, std::min(size, kHeaderBytes));
     const Codec& codec = codec_of(bytes);
     RawHeader header;
     try {
       header = checked_header(codec, bytes, limit);
     } catch (const Error&) {
       if (size <= kHeaderBytes) throw;
-      bytes = read_bytes(file, size);  // what stands before the size can be long
+      bytes = read_media_bytes(file, size);  // what stands before the size can be long
       header = checked_header(codec, bytes, limit);
     }
     if (is_turned(header.orientation)) std::swap(header.width, header.height);
@@ -104,7 +89,7 @@ ImageHeader read_image_header(const std::string& file, int64_t limit) {
 
 at::Tensor read_image(const std::string& file, int64_t limit) {
   return with_context(file, [&] {
-    const std::vector<uint8_t> bytes = read_bytes(file, size_of(file));
+    const std::vector<uint8_t> bytes = read_media_bytes(file, size_of(file));
     const Codec& codec = codec_of(bytes);
     const RawHeader header = checked_header(codec, bytes, limit);
     const at::Tensor pixels = at::empty({header.height, header.width, 3}, at::kByte);

@@ -1,22 +1,13 @@
 #include "llava_config.h"
 
+#include "config_table.h"
 #include "tenon/nn/activation.h"
-#include "tenon/nn/config_reader.h"
 
 namespace tenon::vlm {
 
 namespace {
 
 constexpr int64_t kMaxToken = int64_t{1} << 24, kMaxWidth = int64_t{1} << 20;
-
-// A table of the config, or the default where there is none.
-Value table(nn::ConfigReader& reader, const char* key, const Value& fallback) {
-  const Value* value = reader.config().find_set(key);
-  if (!value) return fallback;
-  if (value->is_table()) return *value;
-  reader.problem(concat(key, " is ", nn::ConfigReader::show(*value), ", expected a table"));
-  return fallback;
-}
 
 // What LlavaConfig takes for a tower that the file does not describe at all.
 Value default_tower() {
@@ -77,8 +68,8 @@ LlavaConfig read_llava_config(const LlavaFamily& family, const Value& config) {
   nn::ConfigReader reader(config);
   LlavaConfig c;
   c.family = &family;
-  const Value vision = table(reader, "vision_config", default_tower());
-  c.text = table(reader, "text_config", Value::table());
+  const Value vision = config_table(reader, "vision_config", default_tower());
+  c.text = config_table(reader, "text_config", Value::table());
   reader.finish(family.model_type);
   c.vision = with_context("vision_config", [&] { return read_vision_config(vision); });
 

@@ -4,10 +4,12 @@
 #include "qwen_vl.h"
 #include "tenon/examples.h"
 #include "tenon/sdk_hash.h"
+#include "voxtral.h"
 
 TENON_PLUGIN(.id = "tenon.arch_vlm", .version = "0.1.0", .license = "Apache-2.0",
              .provides = {"architecture:llava;modality=image,text", "architecture:llava_next;modality=image,text",
-                          "architecture:qwen2_vl;modality=image,text", "architecture:qwen2_5_vl;modality=image,text"})
+                          "architecture:qwen2_vl;modality=image,text", "architecture:qwen2_5_vl;modality=image,text",
+                          "architecture:voxtral;modality=audio,text"})
 
 TENON_EXAMPLES(R"({"architecture:llava": [
   {"vision_config": {"model_type": "clip_vision_model", "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2,
@@ -35,7 +37,12 @@ TENON_EXAMPLES(R"({"architecture:llava": [
                      "fullatt_block_indexes": [1]},
    "text_config": {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
                    "vocab_size": 96, "max_position_embeddings": 64, "rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2]}},
-   "image_token_id": 90, "video_token_id": 91, "tie_word_embeddings": true}]})")
+   "image_token_id": 90, "video_token_id": 91, "tie_word_embeddings": true}],
+  "architecture:voxtral": [
+  {"audio_config": {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_mel_bins": 8, "max_source_positions": 6},
+   "text_config": {"model_type": "llama", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "head_dim": 8,
+                   "num_key_value_heads": 2, "vocab_size": 96, "max_position_embeddings": 64},
+   "audio_token_id": 24}]})")
 
 TENON_REGISTER(tenon::Registrar& registrar) {
   for (const tenon::vlm::LlavaFamily* family : {&tenon::vlm::kLlava, &tenon::vlm::kLlavaNext})
@@ -44,4 +51,6 @@ TENON_REGISTER(tenon::Registrar& registrar) {
   for (const tenon::vlm::QwenFamily* family : {&tenon::vlm::kQwen2Vl, &tenon::vlm::kQwen25Vl})
     registrar.architecture(family->model_type, family->summary,
                            [family] { return std::make_unique<tenon::vlm::QwenVlArchitecture>(*family); });
+  registrar.architecture("voxtral", "Voxtral: a Whisper encoder before a text model.",
+                         [] { return std::make_unique<tenon::vlm::VoxtralArchitecture>(); });
 }

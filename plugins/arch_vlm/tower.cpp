@@ -3,18 +3,15 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/conv2d.h>
-#include <ATen/ops/layer_norm.h>
-
-#include <cmath>
-
-#include "tenon/nn/activation.h"
 
 namespace tenon::vlm {
 
 namespace {
 
-// Order of execution inside a layer.
-enum Stage { kQueryKeyValue, kAttentionOutput, kUp, kDown };
+EncoderShape layer_shape(const VisionConfig& c) {
+  return {.hidden = c.hidden, .intermediate = c.intermediate, .heads = c.heads, .eps = c.eps, .activation = c.activation};
+}
+std::string layer_name(int64_t i) { return concat("encoder.layers.", i, "."); }
 
 class Builder {
  public:
@@ -28,28 +25,13 @@ class Builder {
     if (!clip) tensor("embeddings.patch_embedding.bias", {c_.hidden}, DenseKind::Other, 0);
     tensor("embeddings.position_embedding.weight", {c_.tokens(), c_.hidden}, DenseKind::Position, 0);
     if (clip) norm("pre_layrnorm", 0);
-    for (int64_t i = 0; i < c_.layers; ++i) add_layer(i);
+    for (int64_t i = 0; i < c_.layers; ++i) add_encoder_layer(part_, layer_shape(c_), layer_name(i), i);
     norm("post_layernorm", c_.layers - 1);
     if (c_.has_pooling_head) add_head();
-    ActivationCost cost;
-    // Both norms, q, k, v, attention's output; what goes into the activation and comes out of it. The inputs of the norms in float32.
-    cost.compute = static_cast<double>(6 * c_.hidden + 2 * c_.intermediate);
-    cost.float32 = static_cast<double>(2 * c_.hidden + c_.heads);
-    b_.block_activations.push_back(cost);
+    b_.block_activations.push_back(encoder_activations(layer_shape(c_)));
   }
 
  private:
-  void add_layer(int64_t i) {
-    const std::string layer = concat("encoder.layers.", i, "."), group = concat(part_.path(), ".", layer, "qkv");
-    norm(layer + "layer_norm1", i);
-    for (const char* name : {"q_proj", "k_proj", "v_proj"})
-      linear(layer + "self_attn." + name, c_.hidden, c_.hidden, i, kQueryKeyValue, group, Partition::Column);
-    linear(layer + "self_attn.out_proj", c_.hidden, c_.hidden, i, kAttentionOutput, "", Partition::Row);
-    norm(layer + "layer_norm2", i);
-    linear(layer + "mlp.fc1", c_.intermediate, c_.hidden, i, kUp, "", Partition::Column);
-    linear(layer + "mlp.fc2", c_.hidden, c_.intermediate, i, kDown, "", Partition::Row);
-  }
-
   // Kept because files hold it and parameters count it; no feature of a language model comes from it.
   void add_head() {
     const int64_t last = c_.layers - 1;
@@ -65,9 +47,6 @@ class Builder {
     tensor("head.mlp.fc2.bias", {c_.hidden}, DenseKind::Other, last);
   }
 
-  void linear(const std::string& name, int64_t out, int64_t in, int64_t block, int stage, std::string input_group, Partition partition) {
-    part_.linear(name, out, in, /*bias=*/true, block, stage, std::move(input_group), partition);
-  }
   void tensor(const std::string& name, std::vector<int64_t> shape, DenseKind kind, int64_t block) {
     part_.tensor(name, std::move(shape), kind, block);
   }
@@ -87,31 +66,15 @@ void add_tower(Blueprint& blueprint, const VisionConfig& config, const std::stri
 Tower::Tower(VisionConfig config, Parts& parts, const std::string& path, int stack)
     : config_(std::move(config)), precision_(parts.precision()) {
   const auto dense = [&](const std::string& name) { return &parts.dense(path + "." + name); };
-  const auto norm = [&](const std::string& name) { return Norm{dense(name + ".weight"), dense(name + ".bias")}; };
   patches_ = dense("embeddings.patch_embedding.weight");
   positions_ = dense("embeddings.position_embedding.weight");
   if (config_.kind == TowerKind::Clip)
-    class_token_ = dense("embeddings.class_embedding"), first_norm_ = norm("pre_layrnorm");
+    class_token_ = dense("embeddings.class_embedding"),
+    first_norm_ = {dense("pre_layrnorm.weight"), dense("pre_layrnorm.bias"), config_.eps};
   else
     patch_bias_ = dense("embeddings.patch_embedding.bias");
-  for (int64_t i = 0; i < config_.layers; ++i) {
-    const std::string name = concat("encoder.layers.", i, ".");
-    const auto slot = [&](const char* part) { return &parts.slot(path + "." + name + part); };
-    layers_.push_back({.before_attention = norm(name + "layer_norm1"),
-                       .before_mlp = norm(name + "layer_norm2"),
-                       .q = slot("self_attn.q_proj"),
-                       .k = slot("self_attn.k_proj"),
-                       .v = slot("self_attn.v_proj"),
-                       .out = slot("self_attn.out_proj"),
-                       .fc1 = slot("mlp.fc1"),
-                       .fc2 = slot("mlp.fc2"),
-                       .device = parts.device(stack, i)});
-  }
-}
-
-at::Tensor Tower::norm(const at::Tensor& x, const Norm& norm, at::ScalarType out) const {
-  return at::layer_norm(x.to(at::kFloat), {config_.hidden}, norm.weight->value.to(at::kFloat), norm.bias->value.to(at::kFloat), config_.eps)
-      .to(out);
+  for (int64_t i = 0; i < config_.layers; ++i)
+    layers_.emplace_back(layer_shape(config_), parts, path + "." + layer_name(i), parts.device(stack, i));
 }
 
 at::Tensor Tower::embed(const at::Tensor& pixels) const {
@@ -120,32 +83,16 @@ at::Tensor Tower::embed(const at::Tensor& pixels) const {
       pixels.size(3) != config_.image_size)
     fail(ErrorCode::Data, "pixel_values are ", pixels.sizes(), ", the vision tower takes [pictures, ", config_.channels, ", ",
          config_.image_size, ", ", config_.image_size, "]");
-  const at::Tensor x = pixels.to(layers_.front().device, compute);
+  const at::Tensor x = pixels.to(layers_.front().device(), compute);
   const at::Tensor weight = patches_->value.to(compute);
   const std::optional<at::Tensor> bias = patch_bias_ ? std::optional<at::Tensor>(patch_bias_->value.to(compute)) : std::nullopt;
   at::Tensor hidden = at::conv2d(x, weight, bias, config_.patch).flatten(2).transpose(1, 2);
   if (class_token_) hidden = at::cat({class_token_->value.to(compute).expand({x.size(0), 1, config_.hidden}), hidden}, 1);
   hidden = hidden + positions_->value.to(compute);
-  if (first_norm_.weight) hidden = norm(hidden, first_norm_, compute);
+  if (first_norm_.weight) hidden = first_norm_(hidden, compute);
   return hidden.to(precision_.residual);
 }
 
-at::Tensor Tower::attention(const Layer& layer, const at::Tensor& x) const {
-  const int64_t pictures = x.size(0), tokens = x.size(1), head_dim = config_.hidden / config_.heads;
-  std::vector<at::Tensor> qkv = linear_many({layer.q, layer.k, layer.v}, x);
-  for (at::Tensor& part : qkv) part = part.view({pictures, tokens, config_.heads, head_dim}).transpose(1, 2);
-  const at::Tensor mixed = attention_(
-      {.q = qkv[0], .k = qkv[1], .v = qkv[2], .scale = 1 / std::sqrt(static_cast<double>(head_dim)), .causal = false, .segments = {}});
-  return layer.out->linear(mixed.transpose(1, 2).reshape({pictures, tokens, config_.hidden}));
-}
-
-at::Tensor Tower::layer(int64_t i, const at::Tensor& input) const {
-  const Layer& layer = layers_.at(static_cast<size_t>(i));
-  const at::Tensor hidden = input.to(layer.device);
-  const at::Tensor middle = hidden + attention(layer, norm(hidden, layer.before_attention, precision_.compute));
-  const at::Tensor up = layer.fc1->linear(norm(middle, layer.before_mlp, precision_.compute));
-  const at::Tensor change = layer.fc2->linear(nn::activate({.gate = up, .up = {}, .name = &config_.activation}));
-  return (middle + change).to(precision_.residual);
-}
+at::Tensor Tower::layer(int64_t i, const at::Tensor& hidden) const { return layers_.at(static_cast<size_t>(i))(hidden, attention_); }
 
 }  // namespace tenon::vlm

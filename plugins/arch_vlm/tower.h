@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "encoder_layer.h"
 #include "part_builder.h"
 #include "tenon/architecture.h"
 #include "tenon/nn/attention.h"
@@ -27,22 +28,11 @@ class Tower {
   const VisionConfig& config() const { return config_; }
 
  private:
-  struct Norm {
-    Dense *weight = nullptr, *bias = nullptr;
-  };
-  struct Layer {
-    Norm before_attention, before_mlp;
-    Slot *q = nullptr, *k = nullptr, *v = nullptr, *out = nullptr, *fc1 = nullptr, *fc2 = nullptr;
-    at::Device device = at::kCPU;
-  };
-  at::Tensor norm(const at::Tensor& x, const Norm& norm, at::ScalarType out) const;
-  at::Tensor attention(const Layer& layer, const at::Tensor& x) const;
-
   VisionConfig config_;
   Precision precision_;
   Dense *patches_, *patch_bias_ = nullptr, *class_token_ = nullptr, *positions_;
-  Norm first_norm_;  // CLIP's
-  std::vector<Layer> layers_;
+  LayerNorm first_norm_;  // CLIP's
+  std::vector<EncoderLayer> layers_;
   nn::Attention attention_;
 };
 
