@@ -19,6 +19,8 @@ TOOLS = ["cmake==3.31.10"]
 PARITY = ["torch==2.11.0", "transformers==5.23.0", "peft==0.21.2", "bitsandbytes==0.50.2", "trl==1.16.0",
           "accelerate==1.15.0", "datasets==5.2.0", "numpy==2.4.6", "sentencepiece==0.2.3", "tiktoken==0.14.0",
           "gguf==0.19.0", "pytest==9.2.0", "torchvision==0.26.0", "pillow==13.0.0"]
+# How transformers reads sounds, and Mistral's tokenizer. Resolved apart, because mistral-common asks for an older numpy than the pin above; it runs with this one.
+PARITY_SOUND = ["soundfile==0.14.0", "soxr==1.1.0", "mistral-common==1.13.1", "tiktoken==0.14.0"]
 # What libtorch_cpu links; the rest of CUDA is for machines that have a GPU, and for Python's torch.
 CPU_LIBRARIES = {"torch", "nvidia-cuda-runtime", "nvidia-cuda-cupti"}
 # Compilers for CUDA code and bindings that no CPU run imports.
@@ -58,7 +60,7 @@ def main() -> None:
               [line for name, line in found.items() if name in CPU_LIBRARIES])
         write(f"libtorch-{version}-cuda", f"What LibTorch {version} needs besides to run on a GPU, and under Python",
               [line for name, line in nvidia.items() if name not in CPU_LIBRARIES])
-    parity = resolve(PARITY, deps=True)
+    parity = {**resolve(PARITY_SOUND, deps=True), **resolve(PARITY, deps=True)}
     write("parity", "The libraries that tests/parity compares with; their torch is LibTorch's own",
           [line for name, line in parity.items()
            if name != "torch" and name not in LEFT_OUT and not name.startswith("nvidia-")])

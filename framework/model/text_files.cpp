@@ -19,21 +19,42 @@ std::string template_of(const Value& config) {
   return "";
 }
 
+constexpr const char* kTokenizer = "tokenizer.json";
+
+struct Choice {
+  std::string codec, file;  // file: empty where the folder has none for the codec
+};
+
+// A codec's manifest may name another file than tokenizer.json ("text:x;file=x.json"): that codec is taken where the recipe names none and the folder has
+// this file alone.
+Choice choose_codec(const std::string& wanted, Registry& registry, const std::filesystem::path& folder) {
+  const bool has_usual = std::filesystem::exists(folder / kTokenizer);
+  if (wanted.empty() && has_usual) return {"", kTokenizer};
+  std::error_code unreadable;
+  for (const auto& entry : std::filesystem::directory_iterator(folder, unreadable)) {
+    const std::string file = entry.path().filename().string();
+    for (const std::string& name : registry.names_with("text", "file", file))
+      if (wanted.empty() || wanted == name) return {name, file};
+  }
+  return {wanted, has_usual ? kTokenizer : ""};
+}
+
 }  // namespace
 
 std::unique_ptr<TextCodec> load_text(const Recipe& recipe, Registry& registry, const Checkpoint& checkpoint, bool required) {
   namespace fs = std::filesystem;
   const fs::path folder = checkpoint.folder();
-  if (!fs::exists(folder / "tokenizer.json")) {
+  const Choice choice = choose_codec(recipe.text.type, registry, folder);
+  if (choice.file.empty()) {
     if (required)
-      fail(ErrorCode::Data, "'", folder.string(), "' has no tokenizer.json",
+      fail(ErrorCode::Data, "'", folder.string(), "' has no ", kTokenizer,
            fs::exists(folder / "tokenizer.model") ? ": it has only tokenizer.model; save it once with a fast tokenizer" : "");
     return nullptr;
   }
   try {
     TextFiles files;
     files.folder = folder.string();
-    files.tokenizer_json = read_file(folder / "tokenizer.json");
+    files.tokenizer_json = read_file(folder / choice.file);
     files.tokenizer_config =
         fs::exists(folder / "tokenizer_config.json") ? read_json_file(folder / "tokenizer_config.json") : Value::table();
     // As transformers: the map counts where the config lists no added tokens, and then it wins.
@@ -53,9 +74,9 @@ std::unique_ptr<TextCodec> load_text(const Recipe& recipe, Registry& registry, c
     else
       files.chat_template = template_of(files.tokenizer_config);
     files.add_tokens = recipe.text.add_tokens;
-    const auto& provider = registry.text_codec(recipe.text.type);
+    const auto& provider = registry.text_codec(choice.codec);
     std::unique_ptr<TextCodec> codec;
-    call_plugin(recipe.text.type, "load", folder.string(), [&] { codec = provider.make(files, recipe.text.options); });
+    call_plugin(choice.codec, "load", folder.string(), [&] { codec = provider.make(files, recipe.text.options); });
     return codec;
   } catch (const Error& error) {
     if (required) throw;

@@ -14,6 +14,7 @@ struct AnyProvider {
 };
 
 AnyProvider any_provider(Context& context);  // the one of context.provided()
-std::vector<AnyProvider> all_providers(const Registrar& registrar);
+// `text`: what text codecs are made from.
+std::vector<AnyProvider> all_providers(const Registrar& registrar, const TextFiles& text = {});
 
 }  // namespace tenon::conformance

@@ -74,4 +74,15 @@ TextFiles sample_text_files() {
   return files;
 }
 
+bool has_own_text_file(Context& c) { return !c.examples().empty(); }
+
+TextFiles text_files_of(Context& c) {
+  const std::vector<Value> own = c.examples();
+  if (own.empty()) return sample_text_files();
+  TextFiles files;
+  files.tokenizer_json = to_json(own.front());
+  files.folder = "the plugin's example";
+  return files;
+}
+
 }  // namespace tenon::conformance
