@@ -4,6 +4,7 @@
 #include "llava_model.h"
 #include "llava_next_processor.h"
 #include "llava_processor.h"
+#include "projector.h"
 #include "tenon/backbone.h"
 #include "tower.h"
 
@@ -17,24 +18,7 @@ const BackboneNames kTextNames = {
     .files = {{{{"", "language_model."}}}, {{{"model.", "model.language_model."}}}},
 };
 const Prefixes kTowerFiles = {"vision_tower.vision_model.", "vision_tower.", "model.vision_tower.", "model.vision_tower.vision_model."};
-const char* const kProjectorFiles[] = {"multi_modal_projector.", "model.multi_modal_projector."};
-
-void add_projector(Blueprint& blueprint, const LlavaConfig& config, int64_t text_hidden) {
-  const int64_t width = config.vision.hidden * static_cast<int64_t>(config.feature_layers.size());
-  for (const auto& [name, in] : {std::pair{"linear_1", width}, std::pair{"linear_2", text_hidden}}) {
-    SlotSpec slot;
-    slot.path = concat(kProjectorPath, ".", name);
-    slot.out = text_hidden, slot.in = in, slot.bias = config.projector_bias;
-    slot.part = "projector";
-    // It runs where the tower ends.
-    slot.stack = kVisionStack, slot.block = config.vision.layers - 1;
-    for (const char* prefix : kProjectorFiles) {
-      slot.sources.push_back(Source::rename(concat(prefix, name, ".weight")));
-      if (slot.bias) slot.bias_sources.push_back(Source::rename(concat(prefix, name, ".bias")));
-    }
-    blueprint.slots.push_back(std::move(slot));
-  }
-}
+const Prefixes kProjectorFiles = {"multi_modal_projector.", "model.multi_modal_projector."};
 
 // What stands behind each row of a tiled picture.
 void add_newline(Blueprint& blueprint, const LlavaConfig& config, int64_t text_hidden) {
@@ -61,7 +45,14 @@ Blueprint LlavaArchitecture::blueprint(const Value& config) const {
   Blueprint b;
   b.model_type = family_.model_type;
   add_tower(b, c.vision, kTowerPath, kTowerFiles);
-  add_projector(b, c, text.hidden_size);
+  // It runs where the tower ends.
+  add_projector(b, {.path = kProjectorPath,
+                    .files = kProjectorFiles,
+                    .in = c.vision.hidden * static_cast<int64_t>(c.feature_layers.size()),
+                    .width = text.hidden_size,
+                    .out = text.hidden_size,
+                    .bias = c.projector_bias,
+                    .block = c.vision.layers - 1});
   if (family_.is_tiled) add_newline(b, c, text.hidden_size);
   add_backbone(b, text, kTextNames);
   b.seams.push_back("projector");

@@ -2,11 +2,10 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/cat.h>
-#include <ATen/ops/nonzero.h>
 
 #include <algorithm>
 
-#include "tenon/nn/activation.h"
+#include "join.h"
 
 namespace tenon::vlm {
 
@@ -25,17 +24,14 @@ LlavaModel::LlavaModel(LlavaConfig config, Parts& parts, std::unique_ptr<Parts> 
       tower_(config_.vision, parts, kTowerPath, kVisionStack),
       text_parts_(std::move(text_parts)),
       text_(std::move(text)),
-      linear_1_(&parts.slot(concat(kProjectorPath, ".linear_1"))),
-      linear_2_(&parts.slot(concat(kProjectorPath, ".linear_2"))),
+      projector_(parts, kProjectorPath, config_.projector_activation, /*has_norm=*/false),
       last_layer_(*std::max_element(config_.feature_layers.begin(), config_.feature_layers.end())) {
   if (config_.family->is_tiled) newline_ = &parts.dense(kNewlinePath);
-  text_->seams().projector.set_default("mlp", [this](const ProjectorArgs& args) { return project(args.features); });
+  text_->seams().projector.set_default("mlp", [this](const ProjectorArgs& args) { return projector_(args.features); });
 }
 
 at::Tensor LlavaModel::places(const at::Tensor& ids, const at::Tensor& segments, int64_t pictures, int64_t expected) const {
-  at::Tensor is_image = ids.eq(config_.image_token);
-  if (segments.defined()) is_image = is_image & segments.to(ids.device()).ne(0);
-  at::Tensor places = at::nonzero(is_image.reshape({-1})).squeeze(1);
+  at::Tensor places = find_places(ids, segments, config_.image_token);
   if (places.size(0) != expected)
     fail(ErrorCode::Data, "the batch has ", places.size(0), " image tokens (id ", config_.image_token, ") and ", pictures,
          " pictures, which take ", expected, newline_ ? "" : concat(": ", config_.image_tokens(), " each"));
@@ -108,11 +104,6 @@ void LlavaModel::run_block(int stack, int64_t i, State& state) {
   text_->run_block(stack - kVisionStack - 1, i, state);
 }
 
-at::Tensor LlavaModel::project(const at::Tensor& features) const {
-  const at::Tensor up = linear_1_->linear(features);
-  return linear_2_->linear(nn::activate({.gate = up, .up = {}, .name = &config_.projector_activation}));
-}
-
 void LlavaModel::join(State& state) const {
   std::vector<at::Tensor> chosen;
   for (const int64_t index : config_.feature_layers) {
@@ -131,10 +122,7 @@ void LlavaModel::join(State& state) const {
     }
     projected = at::cat(packed);
   }
-  const at::Tensor text = state.extras.at(kText), places = state.extras.at(kPlaces).to(text.device());
-  const int64_t width = text.size(2);
-  state.hidden =
-      text.reshape({-1, width}).index_copy(0, places, projected.reshape({-1, width}).to(text.device(), text.scalar_type())).view_as(text);
+  state.hidden = put_features(state.extras.at(kText), state.extras.at(kPlaces), projected);
   for (const int64_t index : config_.feature_layers) state.extras.erase(feature_name(index));
   state.extras.erase(kText), state.extras.erase(kPlaces), state.extras.erase(kSizes);
 }

@@ -4,6 +4,7 @@
 
 #include "llava_config.h"
 #include "llava_tiles.h"
+#include "projector.h"
 #include "tenon/architecture.h"
 #include "tower.h"
 
@@ -36,7 +37,6 @@ class LlavaModel final : public Model {
   // The tiles of all pictures one behind the other, and how many tokens they take.
   std::pair<at::Tensor, int64_t> cut_views(const at::Tensor& pixels, const at::Tensor& sizes) const;
   void keep_feature(int64_t index, State& state) const;
-  at::Tensor project(const at::Tensor& features) const;
   void join(State& state) const;
 
   LlavaConfig config_;
@@ -45,7 +45,7 @@ class LlavaModel final : public Model {
   Tower tower_;
   std::unique_ptr<Parts> text_parts_;
   std::unique_ptr<Model> text_;
-  Slot *linear_1_, *linear_2_;
+  Projector projector_;
   Dense* newline_ = nullptr;
   int64_t last_layer_;  // of the tower: no feature comes from later ones
 };

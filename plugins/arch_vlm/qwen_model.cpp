@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <array>
 
+#include "join.h"
 #include "tenon/nn/rotary.h"
 
 namespace tenon::vlm {
@@ -189,10 +190,7 @@ void QwenVlModel::run_block(int stack, int64_t i, State& state) {
 
 void QwenVlModel::join(State& state) const {
   const at::Tensor features = text_->seams().projector({.features = state.hidden});
-  const at::Tensor text = state.extras.at(kText), places = state.extras.at(kPlaces).to(text.device());
-  const int64_t width = text.size(2);
-  state.hidden =
-      text.reshape({-1, width}).index_copy(0, places, features.reshape({-1, width}).to(text.device(), text.scalar_type())).view_as(text);
+  state.hidden = put_features(state.extras.at(kText), state.extras.at(kPlaces), features);
   for (const std::string& name : {kText, kPlaces, kCos, kSin, kFrames, kWindows}) state.extras.erase(name);
 }
 

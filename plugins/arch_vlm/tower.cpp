@@ -1,12 +1,16 @@
 #include "tower.h"
 
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/_upsample_bilinear2d_aa.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/conv2d.h>
 #include <ATen/ops/layer_norm.h>
 
 #include <cmath>
+#include <map>
+#include <utility>
 
+#include "runs.h"
 #include "tenon/nn/activation.h"
 
 namespace tenon::vlm {
@@ -14,7 +18,7 @@ namespace tenon::vlm {
 namespace {
 
 // Order of execution inside a layer.
-enum Stage { kQueryKeyValue, kAttentionOutput, kUp, kDown };
+enum Stage { kPatches, kQueryKeyValue, kAttentionOutput, kUp, kDown };
 
 class Builder {
  public:
@@ -24,8 +28,12 @@ class Builder {
   void build() {
     const bool clip = c_.kind == TowerKind::Clip;
     if (clip) tensor("embeddings.class_embedding", {c_.hidden}, DenseKind::Other, 0);
-    tensor("embeddings.patch_embedding.weight", {c_.hidden, c_.channels, c_.patch, c_.patch}, DenseKind::Convolution, 0);
-    if (!clip) tensor("embeddings.patch_embedding.bias", {c_.hidden}, DenseKind::Other, 0);
+    if (c_.kind == TowerKind::Siglip2) {
+      linear("embeddings.patch_embedding", c_.hidden, c_.channels * c_.patch * c_.patch, 0, kPatches, "", Partition::Column);
+    } else {
+      tensor("embeddings.patch_embedding.weight", {c_.hidden, c_.channels, c_.patch, c_.patch}, DenseKind::Convolution, 0);
+      if (!clip) tensor("embeddings.patch_embedding.bias", {c_.hidden}, DenseKind::Other, 0);
+    }
     tensor("embeddings.position_embedding.weight", {c_.tokens(), c_.hidden}, DenseKind::Position, 0);
     if (clip) norm("pre_layrnorm", 0);
     for (int64_t i = 0; i < c_.layers; ++i) add_layer(i);
@@ -88,12 +96,16 @@ Tower::Tower(VisionConfig config, Parts& parts, const std::string& path, int sta
     : config_(std::move(config)), precision_(parts.precision()) {
   const auto dense = [&](const std::string& name) { return &parts.dense(path + "." + name); };
   const auto norm = [&](const std::string& name) { return Norm{dense(name + ".weight"), dense(name + ".bias")}; };
-  patches_ = dense("embeddings.patch_embedding.weight");
+  if (config_.kind == TowerKind::Siglip2)
+    patch_layer_ = &parts.slot(path + ".embeddings.patch_embedding");
+  else
+    patches_ = dense("embeddings.patch_embedding.weight");
   positions_ = dense("embeddings.position_embedding.weight");
   if (config_.kind == TowerKind::Clip)
     class_token_ = dense("embeddings.class_embedding"), first_norm_ = norm("pre_layrnorm");
-  else
+  else if (patches_)
     patch_bias_ = dense("embeddings.patch_embedding.bias");
+  last_norm_ = norm("post_layernorm");
   for (int64_t i = 0; i < config_.layers; ++i) {
     const std::string name = concat("encoder.layers.", i, ".");
     const auto slot = [&](const char* part) { return &parts.slot(path + "." + name + part); };
@@ -130,19 +142,44 @@ at::Tensor Tower::embed(const at::Tensor& pixels) const {
   return hidden.to(precision_.residual);
 }
 
-at::Tensor Tower::attention(const Layer& layer, const at::Tensor& x) const {
+at::Tensor Tower::positions(const Size& grid) const {
+  const int64_t side = config_.side();
+  const at::Tensor own = positions_->value.to(at::kFloat).view({side, side, config_.hidden}).permute({2, 0, 1}).unsqueeze(0);
+  return at::_upsample_bilinear2d_aa(own, {grid.height, grid.width}, /*align_corners=*/false)
+      .flatten(2)
+      .transpose(1, 2)
+      .to(precision_.compute);
+}
+
+at::Tensor Tower::embed(const at::Tensor& patches, const std::vector<Size>& grids) const {
+  const at::Tensor hidden = patch_layer_->linear(patches.to(layers_.front().device, precision_.compute));
+  std::map<std::pair<int64_t, int64_t>, at::Tensor> made;  // by shape
+  std::vector<at::Tensor> all;
+  for (const Size& grid : grids) {
+    at::Tensor& own = made[{grid.height, grid.width}];
+    if (!own.defined()) own = positions(grid);
+    all.push_back(own);
+  }
+  return (hidden + at::cat(all, 1)).to(precision_.residual);
+}
+
+at::Tensor Tower::finish(const at::Tensor& hidden) const { return norm(hidden, last_norm_, precision_.compute); }
+
+at::Tensor Tower::attention(const Layer& layer, const at::Tensor& x, const at::Tensor& lengths) const {
   const int64_t pictures = x.size(0), tokens = x.size(1), head_dim = config_.hidden / config_.heads;
   std::vector<at::Tensor> qkv = linear_many({layer.q, layer.k, layer.v}, x);
-  for (at::Tensor& part : qkv) part = part.view({pictures, tokens, config_.heads, head_dim}).transpose(1, 2);
+  for (at::Tensor& part : qkv) part = part.view({pictures, tokens, config_.heads, head_dim});
+  if (lengths.defined()) return layer.out->linear(attend_in_runs(attention_, qkv[0], qkv[1], qkv[2], lengths));
+  for (at::Tensor& part : qkv) part = part.transpose(1, 2);
   const at::Tensor mixed = attention_(
       {.q = qkv[0], .k = qkv[1], .v = qkv[2], .scale = 1 / std::sqrt(static_cast<double>(head_dim)), .causal = false, .segments = {}});
   return layer.out->linear(mixed.transpose(1, 2).reshape({pictures, tokens, config_.hidden}));
 }
 
-at::Tensor Tower::layer(int64_t i, const at::Tensor& input) const {
+at::Tensor Tower::layer(int64_t i, const at::Tensor& input, const at::Tensor& lengths) const {
   const Layer& layer = layers_.at(static_cast<size_t>(i));
   const at::Tensor hidden = input.to(layer.device);
-  const at::Tensor middle = hidden + attention(layer, norm(hidden, layer.before_attention, precision_.compute));
+  const at::Tensor middle = hidden + attention(layer, norm(hidden, layer.before_attention, precision_.compute), lengths);
   const at::Tensor up = layer.fc1->linear(norm(middle, layer.before_mlp, precision_.compute));
   const at::Tensor change = layer.fc2->linear(nn::activate({.gate = up, .up = {}, .name = &config_.activation}));
   return (middle + change).to(precision_.residual);
