@@ -24,7 +24,7 @@ class Builder {
     if (c_.tied) embedding.sources.push_back(Source::rename("lm_head.weight"));
     b_.slots.push_back(std::move(embedding));
     for (int64_t i = 0; i < c_.layers; ++i) add_block(i);
-    // The last norm of the model; its name comes from where the head is tied to.
+    // The norm behind the last block, whatever its name says.
     norm("model.embedding_norm", c_.hidden, -1);
     SlotSpec head = weight("lm_head", c_.vocab_size, c_.hidden, false);
     head.role = SlotRole::OutputHead;

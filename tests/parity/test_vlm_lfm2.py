@@ -1,7 +1,6 @@
 """LFM2 and LFM2-VL, against transformers on the same files: logits, padding, packing, generation, views of pictures, tokens, training."""
 
 import json
-import math
 import random
 
 import peft
@@ -32,8 +31,7 @@ def lfm2_config(seed):
         "vocab_size": len(VOCABULARY) + draw.randrange(70),
         "hidden_size": heads * head_dim,
         "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "num_key_value_heads": kv_heads,
+        "num_attention_heads": heads, "num_key_value_heads": kv_heads,
         "max_position_embeddings": 512,
         "norm_eps": draw.choice([1e-6, 1e-5, 1e-3]),
         draw.choice(["block_ff_dim", "intermediate_size"]): draw.randrange(20, 200),
@@ -96,8 +94,7 @@ def vl_config(seed):
         "num_attention_heads": heads,
         "patch_size": draw.choice([2, 4, 8]),
         "num_patches": draw.choice([1, 4, 16, 49]),
-        "hidden_act": draw.choice(["gelu", "gelu_pytorch_tanh"]),
-        "layer_norm_eps": draw.choice([1e-6, 1e-3]),
+        "hidden_act": draw.choice(["gelu", "gelu_pytorch_tanh"]), "layer_norm_eps": draw.choice([1e-6, 1e-3]),
         "vision_use_head": draw.random() < 0.3,
     }
     tied = draw.random() < 0.6
@@ -106,10 +103,8 @@ def vl_config(seed):
         "text_config": {"model_type": "lfm2", **lfm2_config(seed + 100), "tie_word_embeddings": tied},
         "image_token_id": IMAGE,
         "downsample_factor": draw.choice([1, 2, 2, 3]),
-        "projector_hidden_size": draw.randrange(9, 60),
-        "projector_hidden_act": draw.choice(["gelu", "silu"]),
-        "projector_bias": draw.random() < 0.7,
-        "projector_use_layernorm": draw.random() < 0.5,
+        "projector_hidden_size": draw.randrange(9, 60), "projector_hidden_act": draw.choice(["gelu", "silu"]),
+        "projector_bias": draw.random() < 0.7, "projector_use_layernorm": draw.random() < 0.5,
         "tie_word_embeddings": tied,
     }
 
@@ -319,8 +314,11 @@ def check_greedy(got, theirs, scores, tolerance):
             return
 
 
-# transformers' cache wants a layer that attends.
-@pytest.mark.parametrize("seed", [seed for seed in range(CONFIGS) if "full_attention" in transformers.Lfm2Config(**lfm2_config(seed)).layer_types][:6])
+# transformers' cache wants a layer that attends. What a convolution remembers is of no use where all do.
+HYBRID = [seed for seed in range(40) if len(set(transformers.Lfm2Config(**lfm2_config(seed)).layer_types)) == 2]
+
+
+@pytest.mark.parametrize("seed", HYBRID[:6])
 def test_text_generation(seed, tmp_path):
     """Prompts of several lengths in one batch, padded in front, over a cache; longer than what a convolution remembers."""
     config = lfm2_config(seed)
@@ -332,7 +330,7 @@ def test_text_generation(seed, tmp_path):
     recipe = tiny.write_recipe(tmp_path / "recipe.toml", model={"path": tmp_path / "model", "dtype": "float32"})
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "model")
     prompts = ["what", "two of them ? yes", "this is a cat and that is a rocket . what is that picture ?"]
-    new = 90 if seed == 0 else 12
+    new = 90 if seed == HYBRID[0] else 12
     arguments = [argument for prompt in prompts for argument in ("--prompt", prompt)]
     got = json.loads(tiny.run_host("generate", recipe, "--json", "--max-new-tokens", new, "--set", "generate.stop=[]", *arguments).stdout)
     for prompt, ours in zip(prompts, got, strict=True):
@@ -479,12 +477,12 @@ def test_qlora_steps_of_packed_text(tmp_path):
         optimizer.zero_grad()
         expected.append(total)
     tiny.run_host("run", tiny.write_recipe(tmp_path / "train.toml", **tables, adapter={"type": "lora", "path": tmp_path / "start"}))
-    assert math.isfinite(expected[-1]) and expected[-1] < 0.99 * expected[0]
+    assert expected[-1] < 0.99 * expected[0], "the steps must matter"
     assert losses_of(tmp_path / "out") == pytest.approx(expected, rel=1e-3)
 
 
 def test_the_published_chat_template(tmp_path):
-    """The text model's template renders as rendered.json has it; a token for each of its words is not needed for that."""
+    """The text model's own, token by token."""
     folder = tiny.SHARED / "data" / "chat_templates"
     if not folder.exists():
         pytest.skip(f"{folder} is not there")
