@@ -5,6 +5,7 @@
 
 #include <cmath>
 
+#include "runs.h"
 #include "tenon/nn/activation.h"
 
 namespace tenon::vlm {
@@ -49,18 +50,20 @@ EncoderLayer::EncoderLayer(const EncoderShape& shape, Parts& parts, const std::s
   up_ = slot(shape.up), down_ = slot(shape.down);
 }
 
-at::Tensor EncoderLayer::mix(const at::Tensor& x, const nn::Attention& attention) const {
+at::Tensor EncoderLayer::mix(const at::Tensor& x, const nn::Attention& attention, const at::Tensor& lengths) const {
   const int64_t rows = x.size(0), positions = x.size(1), head_dim = hidden_ / heads_;
   std::vector<at::Tensor> qkv = linear_many({q_, k_, v_}, x);
-  for (at::Tensor& part : qkv) part = part.view({rows, positions, heads_, head_dim}).transpose(1, 2);
+  for (at::Tensor& part : qkv) part = part.view({rows, positions, heads_, head_dim});
+  if (lengths.defined()) return out_->linear(attend_in_runs(attention, qkv[0], qkv[1], qkv[2], lengths));
+  for (at::Tensor& part : qkv) part = part.transpose(1, 2);
   const at::Tensor mixed = attention(
       {.q = qkv[0], .k = qkv[1], .v = qkv[2], .scale = 1 / std::sqrt(static_cast<double>(head_dim)), .causal = false, .segments = {}});
   return out_->linear(mixed.transpose(1, 2).reshape({rows, positions, hidden_}));
 }
 
-at::Tensor EncoderLayer::operator()(const at::Tensor& input, const nn::Attention& attention) const {
+at::Tensor EncoderLayer::operator()(const at::Tensor& input, const nn::Attention& attention, const at::Tensor& lengths) const {
   const at::Tensor hidden = input.to(device_);
-  const at::Tensor middle = hidden + mix(attention_norm_(hidden, precision_.compute), attention);
+  const at::Tensor middle = hidden + mix(attention_norm_(hidden, precision_.compute), attention, lengths);
   const at::Tensor up = up_->linear(mlp_norm_(middle, precision_.compute));
   const at::Tensor change = down_->linear(nn::activate({.gate = up, .up = {}, .name = &activation_}));
   return (middle + change).to(precision_.residual);

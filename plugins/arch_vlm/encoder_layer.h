@@ -1,5 +1,5 @@
 #pragma once
-// One layer of an encoder whose positions all see each other, with norms in front: CLIP's, SigLIP's, Whisper's.
+// One layer of an encoder whose positions all see each other, with norms in front: CLIP's, SigLIP's, SigLIP2's, Whisper's.
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
@@ -37,12 +37,13 @@ class EncoderLayer {
   // `parts` outlives the layer; `path` ends in the layer's name and a point.
   EncoderLayer(const EncoderShape& shape, Parts& parts, const std::string& path, at::Device device);
 
-  // [N, positions, hidden] in the residual dtype, on any device.
-  at::Tensor operator()(const at::Tensor& hidden, const nn::Attention& attention) const;
+  // [N, positions, hidden] in the residual dtype, on any device. lengths: [runs] int64, where runs that do not see each other lie one behind the
+  // other in the one row; undefined where each has a row of its own.
+  at::Tensor operator()(const at::Tensor& hidden, const nn::Attention& attention, const at::Tensor& lengths = {}) const;
   at::Device device() const { return device_; }
 
  private:
-  at::Tensor mix(const at::Tensor& x, const nn::Attention& attention) const;
+  at::Tensor mix(const at::Tensor& x, const nn::Attention& attention, const at::Tensor& lengths) const;
 
   int64_t hidden_, heads_;
   std::string activation_;

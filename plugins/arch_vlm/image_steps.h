@@ -29,7 +29,7 @@ struct ImageSteps {
   std::array<double, 3> mean = {0.48145466, 0.4578275, 0.40821073}, std = {0.26862954, 0.26130258, 0.27577711};  // CLIP's
 };
 
-// The keys that say what becomes of pixels: all but sizes and crops. Problems stay with the reader, whose error finish_steps heads with the file.
+// The keys that say what becomes of pixels: all but sizes and crops; what the file leaves out stays as it is in `steps`. Problems stay with the reader, whose error finish_steps heads with the file.
 void read_pixel_steps(nn::ConfigReader& reader, ImageSteps& steps);
 void finish_steps(const nn::ConfigReader& reader, const ProcessorFiles& files);
 

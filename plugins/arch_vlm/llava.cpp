@@ -44,8 +44,12 @@ Blueprint LlavaArchitecture::blueprint(const Value& config) const {
   Blueprint b;
   b.model_type = family_.model_type;
   add_tower(b, c.vision, kTowerPath, kTowerFiles);
-  add_projector(b,
-                {.in = c.vision.hidden * static_cast<int64_t>(c.feature_layers.size()), .out = text.hidden_size, .bias = c.projector_bias});
+  // It runs where the tower ends.
+  add_projector(b, {.in = c.vision.hidden * static_cast<int64_t>(c.feature_layers.size()),
+                    .width = text.hidden_size,
+                    .out = text.hidden_size,
+                    .bias = c.projector_bias,
+                    .block = c.vision.layers - 1});
   if (family_.is_tiled) add_newline(b, c, text.hidden_size);
   add_backbone(b, text, kTextNames);
   b.seams.push_back("projector");

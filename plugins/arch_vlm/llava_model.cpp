@@ -24,7 +24,7 @@ LlavaModel::LlavaModel(LlavaConfig config, Parts& parts, std::unique_ptr<Parts> 
       tower_(config_.vision, parts, kTowerPath, kVisionStack),
       text_parts_(std::move(text_parts)),
       text_(std::move(text)),
-      projector_(parts, config_.projector_activation),
+      projector_(parts, kProjectorPath, config_.projector_activation, /*has_norm=*/false),
       last_layer_(*std::max_element(config_.feature_layers.begin(), config_.feature_layers.end())) {
   if (config_.family->is_tiled) newline_ = &parts.dense(kNewlinePath);
   text_->seams().projector.set_default("mlp", [this](const ProjectorArgs& args) { return projector_(args.features); });

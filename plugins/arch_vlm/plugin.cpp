@@ -1,5 +1,6 @@
 #include "tenon/plugin.h"
 
+#include "lfm2_vl.h"
 #include "llava.h"
 #include "qwen_vl.h"
 #include "tenon/examples.h"
@@ -9,7 +10,7 @@
 TENON_PLUGIN(.id = "tenon.arch_vlm", .version = "0.1.0", .license = "Apache-2.0",
              .provides = {"architecture:llava;modality=image,text", "architecture:llava_next;modality=image,text",
                           "architecture:qwen2_vl;modality=image,text", "architecture:qwen2_5_vl;modality=image,text",
-                          "architecture:voxtral;modality=audio,text"})
+                          "architecture:lfm2_vl;modality=image,text", "architecture:voxtral;modality=audio,text"})
 
 TENON_EXAMPLES(R"({"architecture:llava": [
   {"vision_config": {"model_type": "clip_vision_model", "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2,
@@ -42,9 +43,16 @@ TENON_EXAMPLES(R"({"architecture:llava": [
   {"audio_config": {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_mel_bins": 8, "max_source_positions": 6},
    "text_config": {"model_type": "llama", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "head_dim": 8,
                    "num_key_value_heads": 2, "vocab_size": 96, "max_position_embeddings": 64},
-   "audio_token_id": 24}]})")
+   "audio_token_id": 24}],
+  "architecture:lfm2_vl": [
+  {"vision_config": {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "patch_size": 4, "num_patches": 9},
+   "text_config": {"hidden_size": 32, "intermediate_size": 48, "block_multiple_of": 16, "num_hidden_layers": 3, "num_attention_heads": 4,
+                   "num_key_value_heads": 2, "vocab_size": 96, "max_position_embeddings": 64, "full_attn_idxs": [1]},
+   "image_token_id": 90, "projector_hidden_size": 20}]})")
 
 TENON_REGISTER(tenon::Registrar& registrar) {
+  registrar.architecture(tenon::vlm::Lfm2VlArchitecture::kModelType, tenon::vlm::Lfm2VlArchitecture::kSummary,
+                         [] { return std::make_unique<tenon::vlm::Lfm2VlArchitecture>(); });
   for (const tenon::vlm::LlavaFamily* family : {&tenon::vlm::kLlava, &tenon::vlm::kLlavaNext})
     registrar.architecture(family->model_type, family->summary,
                            [family] { return std::make_unique<tenon::vlm::LlavaArchitecture>(*family); });

@@ -11,6 +11,7 @@
 
 #include <cmath>
 
+#include "runs.h"
 #include "tenon/nn/activation.h"
 #include "tenon/nn/norm.h"
 #include "tenon/nn/rotary.h"
@@ -134,25 +135,7 @@ at::Tensor QwenTower::attention(const Layer& layer, const at::Tensor& x, const T
   const at::Tensor qkv = layer.qkv->linear(x).view({1, x.size(1), 3, heads, width});
   const Rotary rotary{layout.cos.to(x.device()), layout.sin.to(x.device())};
   const at::Tensor q = nn::apply_rotary(qkv.select(2, 0), rotary), k = nn::apply_rotary(qkv.select(2, 1), rotary), v = qkv.select(2, 2);
-  const at::Tensor counts = lengths.cpu();
-  const int64_t *length = counts.const_data_ptr<int64_t>(), *end = length + counts.numel();
-  std::vector<at::Tensor> mixed;
-  // Runs of equal lengths are one batch.
-  for (int64_t begin = 0; length != end;) {
-    const int64_t each = *length;
-    int64_t count = 0;
-    for (; length != end && *length == each; ++length) ++count;
-    const auto cut = [&](const at::Tensor& part) {
-      return part.narrow(1, begin, count * each).reshape({count, each, heads, width}).transpose(1, 2);
-    };
-    mixed.push_back(
-        attention_(
-            {.q = cut(q), .k = cut(k), .v = cut(v), .scale = 1 / std::sqrt(static_cast<double>(width)), .causal = false, .segments = {}})
-            .transpose(1, 2)
-            .reshape({1, count * each, config_.hidden}));
-    begin += count * each;
-  }
-  return layer.out->linear(mixed.size() == 1 ? mixed[0] : at::cat(mixed, 1));
+  return layer.out->linear(attend_in_runs(attention_, q, k, v, lengths));
 }
 
 at::Tensor QwenTower::mlp(const Layer& layer, const at::Tensor& x) const {

@@ -1,8 +1,12 @@
 #include "tower.h"
 
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/_upsample_bilinear2d_aa.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/conv2d.h>
+
+#include <map>
+#include <utility>
 
 namespace tenon::vlm {
 
@@ -21,8 +25,12 @@ class Builder {
   void build() {
     const bool clip = c_.kind == TowerKind::Clip;
     if (clip) tensor("embeddings.class_embedding", {c_.hidden}, DenseKind::Other, 0);
-    tensor("embeddings.patch_embedding.weight", {c_.hidden, c_.channels, c_.patch, c_.patch}, DenseKind::Convolution, 0);
-    if (!clip) tensor("embeddings.patch_embedding.bias", {c_.hidden}, DenseKind::Other, 0);
+    if (c_.kind == TowerKind::Siglip2) {
+      part_.linear("embeddings.patch_embedding", c_.hidden, c_.channels * c_.patch * c_.patch, /*bias=*/true, 0, /*stage=*/0, "", Partition::Column);
+    } else {
+      tensor("embeddings.patch_embedding.weight", {c_.hidden, c_.channels, c_.patch, c_.patch}, DenseKind::Convolution, 0);
+      if (!clip) tensor("embeddings.patch_embedding.bias", {c_.hidden}, DenseKind::Other, 0);
+    }
     tensor("embeddings.position_embedding.weight", {c_.tokens(), c_.hidden}, DenseKind::Position, 0);
     if (clip) norm("pre_layrnorm", 0);
     for (int64_t i = 0; i < c_.layers; ++i) add_encoder_layer(part_, layer_shape(c_), layer_name(i), i);
@@ -66,13 +74,17 @@ void add_tower(Blueprint& blueprint, const VisionConfig& config, const std::stri
 Tower::Tower(VisionConfig config, Parts& parts, const std::string& path, int stack)
     : config_(std::move(config)), precision_(parts.precision()) {
   const auto dense = [&](const std::string& name) { return &parts.dense(path + "." + name); };
-  patches_ = dense("embeddings.patch_embedding.weight");
+  const auto norm = [&](const std::string& name) { return LayerNorm{dense(name + ".weight"), dense(name + ".bias"), config_.eps}; };
+  if (config_.kind == TowerKind::Siglip2)
+    patch_layer_ = &parts.slot(path + ".embeddings.patch_embedding");
+  else
+    patches_ = dense("embeddings.patch_embedding.weight");
   positions_ = dense("embeddings.position_embedding.weight");
   if (config_.kind == TowerKind::Clip)
-    class_token_ = dense("embeddings.class_embedding"),
-    first_norm_ = {dense("pre_layrnorm.weight"), dense("pre_layrnorm.bias"), config_.eps};
-  else
+    class_token_ = dense("embeddings.class_embedding"), first_norm_ = norm("pre_layrnorm");
+  else if (patches_)
     patch_bias_ = dense("embeddings.patch_embedding.bias");
+  last_norm_ = norm("post_layernorm");
   for (int64_t i = 0; i < config_.layers; ++i)
     layers_.emplace_back(layer_shape(config_), parts, path + "." + layer_name(i), parts.device(stack, i));
 }
@@ -93,6 +105,31 @@ at::Tensor Tower::embed(const at::Tensor& pixels) const {
   return hidden.to(precision_.residual);
 }
 
-at::Tensor Tower::layer(int64_t i, const at::Tensor& hidden) const { return layers_.at(static_cast<size_t>(i))(hidden, attention_); }
+at::Tensor Tower::positions(const Size& grid) const {
+  const int64_t side = config_.side();
+  const at::Tensor own = positions_->value.to(at::kFloat).view({side, side, config_.hidden}).permute({2, 0, 1}).unsqueeze(0);
+  return at::_upsample_bilinear2d_aa(own, {grid.height, grid.width}, /*align_corners=*/false)
+      .flatten(2)
+      .transpose(1, 2)
+      .to(precision_.compute);
+}
+
+at::Tensor Tower::embed(const at::Tensor& patches, const std::vector<Size>& grids) const {
+  const at::Tensor hidden = patch_layer_->linear(patches.to(layers_.front().device(), precision_.compute));
+  std::map<std::pair<int64_t, int64_t>, at::Tensor> made;  // by shape
+  std::vector<at::Tensor> all;
+  for (const Size& grid : grids) {
+    at::Tensor& own = made[{grid.height, grid.width}];
+    if (!own.defined()) own = positions(grid);
+    all.push_back(own);
+  }
+  return (hidden + at::cat(all, 1)).to(precision_.residual);
+}
+
+at::Tensor Tower::finish(const at::Tensor& hidden) const { return last_norm_(hidden, precision_.compute); }
+
+at::Tensor Tower::layer(int64_t i, const at::Tensor& hidden, const at::Tensor& lengths) const {
+  return layers_.at(static_cast<size_t>(i))(hidden, attention_, lengths);
+}
 
 }  // namespace tenon::vlm

@@ -7,7 +7,8 @@
 
 namespace tenon::vlm {
 
-enum class TowerKind { Clip, Siglip };
+// Siglip2: NaFlex, pictures of any shape as patches.
+enum class TowerKind { Clip, Siglip, Siglip2 };
 
 struct VisionConfig {
   TowerKind kind = TowerKind::Clip;
@@ -22,7 +23,11 @@ struct VisionConfig {
   int64_t tokens() const { return patches() + (kind == TowerKind::Clip ? 1 : 0); }
 };
 
-// `config` is the table "vision_config". Error(Data) naming everything that is wrong or not served.
+// `config` is the table "vision_config", of a tower with one size of pictures: CLIP's, SigLIP's. Error(Data) naming everything that is wrong or not
+// served.
 VisionConfig read_vision_config(const Value& config);
+
+// The same of a SigLIP2 tower (NaFlex). image_size is that of the square whose patches have positions of their own; those of other shapes are resized.
+VisionConfig read_naflex_config(const Value& config);
 
 }  // namespace tenon::vlm

@@ -16,7 +16,7 @@ VoxtralModel::VoxtralModel(VoxtralConfig config, Parts& parts, std::unique_ptr<P
       tower_(config_.audio, parts, kAudioPath, kAudioStack),
       text_parts_(std::move(text_parts)),
       text_(std::move(text)),
-      projector_(parts, config_.projector_activation) {
+      projector_(parts, kProjectorPath, config_.projector_activation, /*has_norm=*/false) {
   text_->seams().projector.set_default("mlp", [this](const ProjectorArgs& args) { return projector_(args.features); });
 }
 
