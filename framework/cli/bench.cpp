@@ -86,13 +86,15 @@ void bench_train(LoadedModel& model, const Recipe& recipe, Registry& registry) {
 }  // namespace
 
 void bench(const Recipe& recipe, Registry& registry, const std::vector<std::string>& work) {
-  const std::vector<std::string> known{"load", "decode", "train"};
+  const std::vector<std::string> known{"load", "decode", "train", "kernels"};
   for (const auto& part : work)
     if (std::find(known.begin(), known.end(), part) == known.end())
-      fail(ErrorCode::Usage, "unknown work '", part, "', expected load, decode or train");
+      fail(ErrorCode::Usage, "unknown work '", part, "', expected load, decode, train or kernels");
   auto wants = [&](const char* part) { return std::find(work.begin(), work.end(), part) != work.end(); };
   if (wants("train") && !recipe.train) fail(ErrorCode::Recipe, "the recipe has no [train]");
 
+  if (wants("kernels")) bench_kernels(recipe, registry);
+  if (work == std::vector<std::string>{"kernels"}) return;
   reset_host_memory_peak();
   const auto start = Clock::now();
   const auto model = load_model({.recipe = &recipe, .registry = &registry, .for_training = wants("train")});

@@ -153,10 +153,10 @@ const std::vector<Verb>& table() {
        .is_hidden = true},
       // For bench/run.py and ./dev.
       {.name = "__bench",
-       .usage = "recipe.toml [load] [decode] [train]",
+       .usage = "recipe.toml [load] [decode] [train] [kernels]",
        .summary = "the host's side of bench/run.py",
        .takes_recipe = true,
-       .max_words = 3,
+       .max_words = 4,
        .is_hidden = true},
       {.name = "__docs", .usage = "recipe", .summary = "the recipe reference", .max_words = 1, .is_hidden = true},
   };

@@ -39,7 +39,9 @@ template <int kBits>
 TENON_GPTQ_INLINE void spread(std::uint32_t low, std::uint32_t high, F16& out) {
   constexpr U16 shift = {0, kBits, 2 * kBits, 3 * kBits, 4 * kBits, 5 * kBits, 6 * kBits, 7 * kBits,
                          0, kBits, 2 * kBits, 3 * kBits, 4 * kBits, 5 * kBits, 6 * kBits, 7 * kBits};
-  const U16 both = {low, low, low, low, low, low, low, low, high, high, high, high, high, high, high, high};
+  // Not one list of sixteen values: the compiler would write that to memory and wait to read it again.
+  constexpr I16 is_low = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0};
+  const U16 both = is_low ? U16{} + low : U16{} + high;
   out = __builtin_convertvector((I16)((both >> shift) & ((1u << kBits) - 1)), F16);
 }
 

@@ -157,6 +157,11 @@ TENON_INT8_INLINE void tile(const Weight& weight, const Activation& x, std::int6
   for (std::int64_t c = 0; c < whole; c += Isa::kBytes) {
 #pragma GCC unroll 4
     for (std::int64_t j = 0; j < N; ++j) from[j] = w + j * weight.cols + c;
+    // The same place in the next rows: the processor's own prefetching ends where a row does.
+    if constexpr (M == 1) {
+#pragma GCC unroll 4
+      for (std::int64_t j = 0; j < N; ++j) __builtin_prefetch(from[j] + N * weight.cols, 0, 2);
+    }
     step(from, c);
   }
   if (whole < weight.cols) {  // never read past the weight; the activations behind the end are zeros

@@ -200,16 +200,15 @@ void dequantize(const Weight& weight, std::int64_t begin, std::int64_t count, Dt
 struct Float32Step {
   using Activation = float;
   static constexpr int kVectors = 8;
-  static constexpr int kRowsAlone = 2;  // rows of the weight at once when x has one row
+  static constexpr int kRowsAlone = 4;  // rows of the weight at once when x has one row
+  static constexpr int kTile = 4;
   using Vector = __m512;
   static constexpr float factor = 1.0f;
   __m512 values;
   explicit Float32Step(Codebook codebook) : values(_mm512_loadu_ps(values_of(codebook).data())) {}
 
-  void expand(__m512i codes, Vector (&out)[kVectors]) const {
-    for (int j = 0; j < kVectors; ++j) {
-      out[j] = _mm512_permutexvar_ps(_mm512_srli_epi32(codes, static_cast<unsigned>(4 * j)), values);
-    }
+  Vector look_up(__m512i codes, int j) const {
+    return _mm512_permutexvar_ps(_mm512_srli_epi32(codes, static_cast<unsigned>(4 * j)), values);
   }
   static __m512 start(Vector a, const float* x) { return _mm512_mul_ps(a, _mm512_load_ps(x)); }
   static __m512 add(__m512 sum, Vector a, const float* x) { return _mm512_fmadd_ps(a, _mm512_load_ps(x), sum); }

@@ -11,6 +11,7 @@ struct Bf16Step {
   using Activation = std::uint16_t;
   static constexpr int kVectors = 4;
   static constexpr int kRowsAlone = 4;  // rows of the weight at once when x has one row
+  static constexpr int kTile = 8;
   using Vector = __m512bh;
   __m512i values;
   float factor;
@@ -25,10 +26,8 @@ struct Bf16Step {
     values = _mm512_loadu_si512(rounded);
     factor = 1.0f / scale;
   }
-  void expand(__m512i codes, Vector (&out)[kVectors]) const {
-    for (int j = 0; j < kVectors; ++j) {
-      out[j] = (__m512bh)_mm512_permutexvar_epi16(_mm512_srli_epi16(codes, static_cast<unsigned>(4 * j)), values);
-    }
+  Vector look_up(__m512i codes, int j) const {
+    return (__m512bh)_mm512_permutexvar_epi16(_mm512_srli_epi16(codes, static_cast<unsigned>(4 * j)), values);
   }
   static __m512 start(Vector a, const std::uint16_t* x) { return add(_mm512_setzero_ps(), a, x); }
   static __m512 add(__m512 sum, Vector a, const std::uint16_t* x) { return _mm512_dpbf16_ps(sum, a, (__m512bh)_mm512_load_si512(x)); }

@@ -1,0 +1,95 @@
+// `host __bench RECIPE kernels`: what one quantized product moves, and at which share of the speed of memory.
+#include <ATen/ops/empty.h>
+#include <ATen/ops/sum.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+
+#include "cli/bench.h"
+#include "tenon/error.h"
+#include "tenon/nn/linear.h"
+#include "tenon/quantizer.h"
+
+namespace tenon::host {
+
+namespace {
+
+constexpr int64_t kOut = 5632, kIn = 2048;         // of bench/run.py's model: the weights that make up most of it
+constexpr int64_t kResident = int64_t{512} << 20;  // as many copies, so that every product reads its weight from memory, not from a cache
+constexpr int kPasses = 5;                         // over all copies; the best counts, as other work on the machine only ever takes away
+
+int64_t bytes_of(const Tensors& tensors) {
+  int64_t bytes = 0;
+  for (const auto& tensor : tensors) bytes += static_cast<int64_t>(tensor.nbytes());
+  return bytes;
+}
+
+template <class Body>
+double best_seconds(Body&& body) {
+  double best = 0;
+  for (int pass = 0; pass <= kPasses; ++pass) {
+    const auto start = std::chrono::steady_clock::now();
+    body();
+    const double took = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    if (pass > 0) best = pass == 1 ? took : std::min(best, took);  // the first warms up
+  }
+  return best;
+}
+
+// Bytes a second, read by all threads with no work on them.
+double read_speed() {
+  const at::Tensor data = at::empty({kResident / 4}, at::kFloat).fill_(1);
+  return static_cast<double>(data.nbytes()) / best_seconds([&] { at::sum(data); });
+}
+
+void print(const std::string& name, double seconds, int64_t bytes, double limit) {
+  const double speed = static_cast<double>(bytes) / seconds;
+  std::fputs(fmt::format("kernel {}: {:.1f} us, {:.2f} MB, {:.1f} GB/s, {:.0f}% of memory\n", name, seconds * 1e6,
+                         static_cast<double>(bytes) / 1e6, speed / 1e9, 100 * speed / limit)
+                 .c_str(),
+             stdout);
+  std::fflush(stdout);
+}
+
+}  // namespace
+
+void bench_kernels(const Recipe& recipe, Registry& registry) {
+  SlotSpec slot;
+  slot.path = "bench";
+  slot.out = kOut, slot.in = kIn, slot.dtype = at::kBFloat16;
+  at::Tensor weight = at::empty({kOut, kIn}, at::kBFloat16).normal_(0, 0.02);
+  std::unique_ptr<Quantizer> quantizer;
+  std::vector<Tensors> copies;
+  if (recipe.quantizers.empty()) {
+    copies.push_back({weight});
+  } else {
+    const auto& section = recipe.quantizers.front();
+    quantizer = registry.quantizer(section.type).make(section.options);
+    copies.push_back(quantizer->quantize(slot, weight, nullptr));
+  }
+  const int64_t resident = bytes_of(copies.front());
+  while (static_cast<int64_t>(copies.size()) * resident < kResident) {
+    Tensors copy;
+    for (const auto& tensor : copies.front()) copy.push_back(tensor.clone());
+    copies.push_back(std::move(copy));
+  }
+  const double limit = read_speed(), count = static_cast<double>(copies.size());
+  std::fputs(fmt::format("memory {:.1f} GB/s\n", limit / 1e9).c_str(), stdout);
+  for (const int64_t m : {1, 2, 4, 8, 16}) {
+    const at::Tensor x = at::empty({m, kIn}, at::kBFloat16).normal_();
+    at::Tensor y;
+    const double seconds = best_seconds([&] {
+      for (const auto& tensors : copies) y = quantizer ? quantizer->linear(slot, x, tensors) : nn::linear(x, tensors[0]);
+    });
+    print(fmt::format("m={}", m), seconds / count, resident + static_cast<int64_t>(x.nbytes() + y.nbytes()), limit);
+  }
+  if (!quantizer) return;
+  const double seconds = best_seconds([&] {
+    for (const auto& tensors : copies) weight = quantizer->dequantize(slot, tensors, at::kBFloat16);
+  });
+  print("dequantize", seconds / count, resident + static_cast<int64_t>(weight.nbytes()), limit);
+}
+
+}  // namespace tenon::host
