@@ -5,7 +5,7 @@
 
 #include <algorithm>
 #include <chrono>
-#include <future>
+#include <list>
 #include <map>
 #include <utility>
 
@@ -16,6 +16,7 @@
 #include "model/calibration_data.h"
 #include "model/calibration_store.h"
 #include "model/dense_filler.h"
+#include "model/paused_run.h"
 #include "model/quantized_filler.h"
 #include "plugins/breadcrumb.h"
 
@@ -42,7 +43,9 @@ struct Stage {
   std::vector<Slot*> slots;
   std::map<std::string, Watch> watches;  // by quantizer and input group
   std::map<const Slot*, Watch*> watch_of;
-  bool done = false;
+  bool done = false;           // with the batch at work
+  bool is_over = false;        // with all of them: the slots are on their way to being quantized
+  PausedRun* pass = nullptr;   // of the batch at work; null: the block is run once more behind this stage
 
   bool all_seen() const {
     return std::all_of(watches.begin(), watches.end(), [](const auto& w) { return w.second.seen; });
@@ -52,16 +55,21 @@ struct Stage {
 class ObservingFiller final : public Filler {
  public:
   // Of an input group the first slot observes for all.
-  ObservingFiller(const SlotSpec& spec, std::shared_ptr<Filler> base, Watch* watch, Stage& stage)
-      : spec_(spec), base_(std::move(base)), watch_(watch), stage_(stage) {}
+  ObservingFiller(const Slot& slot, std::shared_ptr<Filler> base, Watch* watch, Stage& stage)
+      : slot_(slot), spec_(slot.spec()), base_(std::move(base)), watch_(watch), stage_(stage) {}
   std::string describe() const override { return "observed " + base_->describe(); }
   at::Tensor linear(const at::Tensor& x) override {
+    if (stage_.is_over) return slot_.filler().linear(x);  // called in a pass that paused before
     if (watch_) {
       const at::Tensor flat = x.reshape({-1, spec_.in});
       call_plugin(watch_->quantizer, "observe", spec_.path, [&] { watch_->observer->observe(flat); });
       watch_->tokens += flat.size(0);
       watch_->seen = true;
       if (stage_.all_seen()) {
+        if (stage_.pass) {
+          stage_.pass->pause();
+          return slot_.filler().linear(x);  // quantized meanwhile
+        }
         stage_.done = true;
         throw StageDone{};
       }
@@ -72,10 +80,20 @@ class ObservingFiller final : public Filler {
   at::Tensor bias() const override { return base_->bias(); }
 
  private:
+  const Slot& slot_;
   const SlotSpec& spec_;
   std::shared_ptr<Filler> base_;
   Watch* watch_;
   Stage& stage_;
+};
+
+// One batch on its way through a block, stopping at each stage.
+struct Pass {
+  Pass(Model& model, int stack, int64_t block, const State& from) : state(from), run([&model, stack, block, this] { model.run_block(stack, block, state); }) {
+    state.hidden = state.hidden.clone();
+  }
+  State state;
+  PausedRun run;
 };
 
 // Remembers what a quantized slot makes of each batch: the block runs once for every stage and once more, and only later slots have changed since.
@@ -111,6 +129,10 @@ int64_t remembered_bytes(const SlotSpec& slot, int64_t tokens, at::ScalarType co
   return tokens * slot.out * static_cast<int64_t>(c10::elementSize(compute));
 }
 
+int64_t hidden_bytes(const Blueprint& blueprint, int64_t tokens, const Precision& precision) {
+  return tokens * blueprint.hidden_size * static_cast<int64_t>(c10::elementSize(precision.residual));
+}
+
 class Calibrating {
  public:
   explicit Calibrating(const CalibrationRequest& request)
@@ -129,8 +151,16 @@ class Calibrating {
           break;
         }
         begin_runs();
-        for (batch_ = 0; batch_ < states_.size(); ++batch_)
-          throw_if_interrupted(), request_.model.run_block(static_cast<int>(s), i, states_[batch_]);
+        for (batch_ = 0; batch_ < states_.size(); ++batch_) {
+          throw_if_interrupted();
+          if (auto& pass = passes_[batch_]) {
+            if (!pass->run.resume()) fail(ErrorCode::Internal, "a block paused behind its last stage");
+            states_[batch_] = std::move(pass->state);
+            pass.reset();
+          } else {
+            request_.model.run_block(static_cast<int>(s), i, states_[batch_]);
+          }
+        }
         forget();
       }
     if (slots_left_ > 0) block(slots_of(-1, -1), -1, -1, "after_blocks");
@@ -163,6 +193,7 @@ class Calibrating {
       states_.push_back(request_.model.begin({.ids = ids}, nullptr));
       share_tables(states_.front(), states_.back());
     }
+    passes_.resize(states_.size());
   }
 
   // Windows of one length have equal positions and rotary tables: kept once.
@@ -203,9 +234,11 @@ class Calibrating {
       fill_model(dense);
       const size_t first_module = report_.modules.size();
       int64_t room = kRememberedBytes;
-      for (auto& stage : stages_of(slots)) {
-        quantize(stage, stack, i);
-        if (stack >= 0) remember(stage, room);
+      const auto stages = stages_of(slots);
+      const bool pausing = stack >= 0 && can_pause(stages);
+      for (const auto& stage : stages) {
+        quantize(stage, stack, i, pausing);
+        if (stack >= 0 && !pausing) remember(stage, room);
       }
       keep(slots, name, first_module);
     }
@@ -224,10 +257,26 @@ class Calibrating {
     return ordered;
   }
 
-  void quantize(const std::vector<Slot*>& slots, int stack, int64_t i) {
-    Stage stage;
+  std::string group_of(const Slot& slot) const {
+    const SlotSpec& spec = slot.spec();
+    return concat(&quantizer_of(slot) - request_.fill.quantizers.data(), "/", spec.input_group.empty() ? spec.path : spec.input_group);
+  }
+
+  // Whether the block needs to run once alone: each stage waits in front of one input, and what all batches hold there has room.
+  bool can_pause(const std::vector<std::vector<Slot*>>& stages) const {
+    int64_t bytes = hidden_bytes(parts_.blueprint(), report_.tokens, parts_.precision());
+    for (const auto& stage : stages)
+      for (const Slot* slot : stage) {
+        if (group_of(*slot) != group_of(*stage.front())) return false;
+        bytes += remembered_bytes(slot->spec(), report_.tokens, parts_.precision().compute);
+      }
+    return bytes <= kRememberedBytes;
+  }
+
+  void quantize(const std::vector<Slot*>& slots, int stack, int64_t i, bool pausing) {
+    Stage& stage = stages_.emplace_back();
     stage.slots = slots;
-    observe(stage, stack, i);
+    observe(stage, stack, i, pausing);
     for (Slot* slot : slots) {
       throw_if_interrupted();
       const ActiveQuantizer& active = quantizer_of(*slot);
@@ -259,17 +308,19 @@ class Calibrating {
   void forget() {
     for (auto& [slot, filler] : remembered_) slot->fill(filler->base());
     remembered_.clear();
+    for (auto& pass : passes_) pass.reset();
+    retired_.clear();
+    stages_.clear();
   }
 
   // Runs the block on all samples; afterwards its slots hold their plain fillers again.
-  void observe(Stage& stage, int stack, int64_t i) {
+  void observe(Stage& stage, int stack, int64_t i, bool pausing) {
     std::vector<std::shared_ptr<Filler>> plain;
     for (Slot* slot : stage.slots) {
       const ActiveQuantizer& active = quantizer_of(*slot);
       const SlotSpec& spec = slot->spec();
       prepare(*slot, active);
-      const std::string group =
-          concat(&active - request_.fill.quantizers.data(), "/", spec.input_group.empty() ? spec.path : spec.input_group);
+      const std::string group = group_of(*slot);
       const bool is_first = stage.watches.count(group) == 0;
       Watch& watch = stage.watches[group];
       if (is_first) {
@@ -279,13 +330,21 @@ class Calibrating {
       }
       stage.watch_of[slot] = &watch;
       plain.push_back(slot->filler_ptr());
-      slot->fill(std::make_shared<ObservingFiller>(spec, slot->filler_ptr(), is_first ? &watch : nullptr, stage));
+      retired_.push_back(std::make_shared<ObservingFiller>(*slot, slot->filler_ptr(), is_first ? &watch : nullptr, stage));
+      slot->fill(retired_.back());
     }
     begin_runs();
     for (batch_ = 0; batch_ < states_.size(); ++batch_) {
       throw_if_interrupted();
       for (auto& [group, watch] : stage.watches) watch.seen = false;
       stage.done = false;
+      if (pausing) {
+        auto& pass = passes_[batch_];
+        if (!pass) pass = std::make_unique<Pass>(request_.model, stack, i, states_[batch_]);
+        stage.pass = &pass->run;
+        if (pass->run.resume()) pass.reset();  // no slot of the stage came by: what was computed behind it is not final
+        continue;
+      }
       State copy = states_[batch_];
       copy.hidden = copy.hidden.clone();
       try {
@@ -297,6 +356,7 @@ class Calibrating {
         if (!stage.done) throw;  // what a plugin between here and the filler made of StageDone does not matter
       }
     }
+    stage.is_over = true;
     for (size_t k = 0; k < stage.slots.size(); ++k) stage.slots[k]->fill(plain[k]);
   }
 
@@ -368,6 +428,10 @@ class Calibrating {
   std::chrono::steady_clock::time_point start_;
   std::vector<State> states_;
   std::vector<std::pair<Slot*, std::shared_ptr<RememberingFiller>>> remembered_;
+  // Of the block at work. A pass holds on to fillers that its slots no longer have, and they to their stages.
+  std::list<Stage> stages_;
+  std::vector<std::shared_ptr<Filler>> retired_;
+  std::vector<std::unique_ptr<Pass>> passes_;  // by batch; null: none has paused
   size_t batch_ = 0;  // at work
   size_t slots_left_ = 0;
   int64_t blocks_done_ = 0, blocks_total_ = 0;
@@ -416,7 +480,9 @@ int64_t calibration_bytes(const Blueprint& blueprint, const Plan& plan, const st
   }
   int64_t largest = 0;
   for (const auto& [place, block] : blocks) {
-    int64_t sum = block.first + std::min(kRememberedBytes, remembered[place]);
+    // Outputs remembered, or the states of passes that have paused.
+    const int64_t kept = remembered[place] + hidden_bytes(blueprint, section.samples * length, precision);
+    int64_t sum = block.first + std::min(kRememberedBytes, kept);
     for (const auto& [group, size] : block.second) sum += size;
     largest = std::max(largest, sum);
   }

@@ -7,8 +7,10 @@
 #include <cstdlib>
 #include <cstring>
 #include <new>
+#include <utility>
 #include <vector>
 
+#include "plugins/trail.h"
 #include "tenon/error.h"
 #include "tenon/seams.h"
 
@@ -123,6 +125,8 @@ std::string current_plugin() {
   const Known* entry = find_known(current->id);
   return entry ? entry->id : current->id;
 }
+
+const void* exchange_trail(const void* trail) { return std::exchange(current, static_cast<const Crumb*>(trail)); }
 
 namespace {
 // exit() inside a plugin's call would be a run that ends well and has done nothing.

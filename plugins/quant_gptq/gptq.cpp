@@ -9,6 +9,7 @@
 
 #include "bits.h"
 #include "hessian.h"
+#include "moments.h"
 #include "solve.h"
 #include "tenon/device.h"
 
@@ -66,7 +67,7 @@ std::unique_ptr<Observer> Gptq::make_observer(const SlotSpec& slot) const { retu
 
 int64_t Gptq::calibration_bytes(const SlotSpec& slot) const {
   // Second moments, a sorted copy, their factor and its inverse, all in float32; of the weight at work two float32 copies and its codes.
-  return slot.in * slot.in * 4 * 4 + slot.numel() * 9;
+  return slot.in * slot.in * 4 * 4 + moments_bytes(slot.in) + slot.numel() * 9;
 }
 
 Tensors Gptq::quantize(const SlotSpec& slot, const at::Tensor& weight, const Observer* calibration) const {

@@ -14,12 +14,12 @@
 #include <algorithm>
 #include <cmath>
 
+#include "moments.h"
+
 namespace tenon::gptq {
 
 namespace {
 
-constexpr int64_t kPanel = 512;          // columns of the sum that one product makes: only those on and right of the diagonal are needed
-constexpr int64_t kTokensAtOnce = 2048;  // inputs converted to float32 together
 constexpr int kFloorAttempts = 6;
 
 at::Tensor descending(const at::Tensor& values) { return at::argsort(values, /*stable=*/true, /*dim=*/0, /*descending=*/true); }
@@ -52,13 +52,7 @@ void Hessian::observe(const at::Tensor& x) {
   at::NoGradGuard no_grad;
   if (!sum_.defined()) sum_ = at::zeros({columns_, columns_}, at::kFloat);
   const int64_t count = x.size(0);
-  for (int64_t first = 0; first < count; first += kTokensAtOnce) {
-    const at::Tensor part = x.narrow(0, first, std::min(kTokensAtOnce, count - first)).to(at::kCPU, at::kFloat);
-    for (int64_t c = 0; c < columns_; c += kPanel) {
-      const int64_t width = std::min(kPanel, columns_ - c);
-      sum_.narrow(0, c, width).narrow(1, c, columns_ - c).addmm_(part.narrow(1, c, width).t(), part.narrow(1, c, columns_ - c));
-    }
-  }
+  add_moments(x.to(at::kCPU), sum_);
   tokens_ += count;
 }
 

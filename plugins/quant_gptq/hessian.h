@@ -32,7 +32,7 @@ class Hessian final : public Observer {
 
   std::string path_;
   int64_t columns_, tokens_ = 0;
-  at::Tensor sum_;  // float32 [in, in], upper panels only
+  at::Tensor sum_;  // float32 [in, in], on and right of the diagonal
   mutable std::mutex mutex_;
   mutable std::map<std::string, std::shared_ptr<const Factor>> factors_;
 };

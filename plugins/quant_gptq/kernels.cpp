@@ -13,9 +13,10 @@ std::span<const Kernels* const> available_kernels() {
 #if defined(__x86_64__)
     const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
     if (has_avx2) list->push_back(&detail::avx2_kernels());
-    if (has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-        __builtin_cpu_supports("avx512vl"))
-      list->push_back(&detail::avx512_kernels());
+    const bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    if (has_avx512) list->push_back(&detail::avx512_kernels());
+    if (has_avx512 && __builtin_cpu_supports("avx512bf16")) list->push_back(&detail::avx512bf16_kernels());
 #endif
     return list;
   }();

@@ -11,6 +11,8 @@ inline constexpr int kTileRows = 16;       // rows of a weight that are quantize
 inline constexpr int kBlockColumns = 128;  // columns between two updates of everything behind them
 inline constexpr int kFusedRows = 16;      // rows of activations that multiply straight from the codes
 
+inline constexpr int kPanelColumns = 48;   // columns of activations that lie together for their second moments
+
 enum class Dtype : std::int32_t { F32, Bf16, F16 };
 
 // One weight [rows, cols] in memory. Codes are a stream of bits along a row, lowest first; cols is a multiple of 32.
@@ -43,8 +45,17 @@ struct Tile {
   std::int64_t errors_stride;
 };
 
+// Two panels of activations, [steps, kPanelColumns] each: a float a token, or two tokens' bfloat16 values side by side.
+struct Moments {
+  const void* left;
+  const void* right;
+  std::int64_t steps;
+  float* sum;  // [rows, columns] at a stride: grows by left^T right
+  std::int64_t stride, rows, columns;
+};
+
 struct Kernels {
-  const char* name;  // portable | avx2 | avx512
+  const char* name;  // portable | avx2 | avx512 | avx512bf16
 
   // Rows [begin, end) of the dense weight, in its own column order. scratch: cols floats.
   void (*dequantize)(const Weight& weight, std::int64_t begin, std::int64_t end, Dtype dtype, void* out, float* scratch);
@@ -53,6 +64,8 @@ struct Kernels {
   // The smallest and the largest value.
   void (*range)(const float* values, std::int64_t count, float& low, float& high);
   void (*quantize_tile)(const Tile& tile);
+  void (*moments_f32)(const Moments& panels);
+  void (*moments_bf16)(const Moments& panels);  // null: the processor has no such products
 };
 
 // What this machine can run, slowest first; never empty.
@@ -64,6 +77,7 @@ namespace detail {
 const Kernels& portable_kernels();
 const Kernels& avx2_kernels();
 const Kernels& avx512_kernels();
+const Kernels& avx512bf16_kernels();
 }  // namespace detail
 
 }  // namespace tenon::gptq

@@ -1,8 +1,8 @@
-#include "kernels_impl.h"
+#include "moments_impl.h"
 
 namespace tenon::gptq::detail {
 const Kernels& avx2_kernels() {
-  static constexpr Kernels table{"avx2", dequantize, multiply, range, quantize_tile};
+  static constexpr Kernels table{"avx2", dequantize, multiply, range, quantize_tile, moments_f32, nullptr};
   return table;
 }
 }  // namespace tenon::gptq::detail

@@ -1,6 +1,7 @@
 #include <immintrin.h>
 
 #include "kernels_impl.h"
+#include "moments_impl.h"
 
 // Vectors in arrays stay in registers only where every index is known.
 #define TENON_UNROLL _Pragma("GCC unroll 8")
@@ -128,7 +129,7 @@ void multiply_avx512(const Weight& w, const float* x, std::int64_t m, std::int64
 }  // namespace
 
 const Kernels& avx512_kernels() {
-  static constexpr Kernels table{"avx512", dequantize, multiply_avx512, range, quantize_tile};
+  static constexpr Kernels table{"avx512", dequantize, multiply_avx512, range, quantize_tile, moments_f32, nullptr};
   return table;
 }
 }  // namespace tenon::gptq::detail
