@@ -90,6 +90,8 @@ void read_pixel_steps(nn::ConfigReader& reader, ImageSteps& steps) {
   read_colours(reader, "image_mean", steps.mean);
   read_colours(reader, "image_std", steps.std);
   if (std::any_of(steps.std.begin(), steps.std.end(), [](double d) { return d == 0; })) reader.problem("image_std holds 0, which divides");
+  const Value* given = reader.config().find("resample");
+  if (!given) return;
   switch (const int64_t resample = reader.integer("resample", kBicubic, 0, 5)) {
     case kNearest: steps.resample = Resample::Nearest; break;
     case kBilinear: steps.resample = Resample::Bilinear; break;
