@@ -95,7 +95,10 @@ void Session::cancel() { set_interrupted(true); }
 at::Tensor Session::logits(const at::Tensor& ids, const std::map<std::string, at::Tensor>& media) {
   LoadedModel& model = impl_->work.load(false, false);
   at::NoGradGuard no_grad;
-  const int64_t vocab = model.parts->blueprint().vocab_size;
+  // An embedding may have more rows than the head: tokens that are read and never written.
+  int64_t vocab = model.parts->blueprint().vocab_size;
+  for (const SlotSpec& slot : model.parts->blueprint().slots)
+    if (slot.role == SlotRole::InputEmbedding) vocab = std::max(vocab, slot.out);
   if (ids.numel() > 0 && (ids.min().item<int64_t>() < 0 || ids.max().item<int64_t>() >= vocab))
     fail(ErrorCode::Data, "a token id is outside the vocabulary: ids run from ", ids.min().item<int64_t>(), " to ",
          ids.max().item<int64_t>(), ", the model has ", vocab);

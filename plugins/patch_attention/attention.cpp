@@ -31,7 +31,8 @@ bool AttentionPatch::on_seams(Seams& seams) {
   }
   if (options_.sliding_window) {
     seams.attention.wrap("sliding_window", [window = *options_.sliding_window](const AttentionArgs& args, const auto& next) {
-      if (args.window > 0 && args.window <= window) return next(args);
+      // What is no line of text, such as the pictures that some layers look at, has no last tokens.
+      if (!args.causal || (args.window > 0 && args.window <= window)) return next(args);
       AttentionArgs narrow = args;
       narrow.window = window;
       return next(narrow);

@@ -216,6 +216,10 @@ TEST_CASE("the patch replaces, narrows, and says when it does neither") {
   AttentionArgs a = arguments({"", {}, 1, 8}), windowed = a;
   windowed.window = 3;
   CHECK(close(both.attention(a), by_definition(windowed)));
+  // Attention to what is no line of text keeps all of it.
+  AttentionArgs other = a;
+  other.causal = false;
+  CHECK(close(narrow.attention(other), by_definition(other)));
   windowed.window = 2;  // the model's own is smaller
   CHECK(close(both.attention(windowed), by_definition(windowed)));
   CHECK_THROWS_AS(attention::AttentionPatch({.implementation = "eager"}).on_seams(both), Error);
