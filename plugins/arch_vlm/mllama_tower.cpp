@@ -180,7 +180,6 @@ at::Tensor MllamaTower::global_layer(int64_t i, const at::Tensor& hidden, const 
 at::Tensor MllamaTower::features(const at::Tensor& last, const std::vector<at::Tensor>& kept) const {
   const int64_t tokens = config_.picture_tokens();
   const at::Tensor end = last.narrow(1, 0, tokens).to(precision_.compute);
-  if (kept.empty()) return end;
   std::vector<at::Tensor> earlier;
   for (const at::Tensor& state : kept) earlier.push_back(state.narrow(1, 0, tokens).to(end.device(), precision_.compute));
   // Feature by feature, not layer by layer.
