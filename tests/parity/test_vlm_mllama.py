@@ -41,7 +41,7 @@ def mllama_config(seed):
               "norm_eps": draw.choice([1e-5, 1e-3]), "max_num_tiles": draw.choice([4, 4, 2, 6])}
     if vision["max_num_tiles"] != 4:
         vision["supported_aspect_ratios"] = [list(pair) for pair in get_all_supported_aspect_ratios(vision["max_num_tiles"])]
-    kept = draw.sample(range(-vision["num_hidden_layers"], vision["num_hidden_layers"]), draw.randint(0, 3) if vision["num_hidden_layers"] > 1 else 1)
+    kept = draw.sample(range(-vision["num_hidden_layers"], vision["num_hidden_layers"]), draw.randint(1, 3) if vision["num_hidden_layers"] > 1 else 1)
     vision |= {"intermediate_layers_indices": kept, "vision_output_dim": vision["hidden_size"] * (1 + len(kept))}
     return {"text_config": text, "vision_config": vision, "image_token_index": IMAGE}
 
@@ -67,15 +67,11 @@ def make_mllama(config, seed):
 
 
 def save_mllama(folder, model, layout="save_pretrained"):
-    """Layouts: what transformers 5 writes, what it calls the modules itself, and what version 4 wrote."""
+    """Layouts: what transformers of all versions writes, and what version 5 calls the modules itself."""
     model.save_pretrained(folder)
     (folder / "generation_config.json").unlink(missing_ok=True)
-    named = {name: tensor.detach().clone() for name, tensor in model.named_parameters()}
-    if layout == "version 4":
-        renames = (("model.language_model.", "language_model.model."), ("lm_head.", "language_model.lm_head."), ("model.", ""))
-        named = {next(new + name[len(old):] for old, new in renames if name.startswith(old)): tensor for name, tensor in named.items()}
-    if layout != "save_pretrained":
-        save_file(named, folder / "model.safetensors", metadata={"format": "pt"})
+    if layout == "modules":
+        save_file({name: tensor.detach().clone() for name, tensor in model.named_parameters()}, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def save_processor(folder, model, **settings):
@@ -152,7 +148,7 @@ def alone(full, row, count):
 
 
 def check_logits(model, recipe, seed, record_property):
-    for counts in ((2,), (0, 2, 1), (3, 1), (0,)):
+    for counts in ((0, 2, 1), (0,)) if seed % 2 == 0 else ((3, 1), (2,)):
         ids = rows_with_pictures(counts, seed)
         full, packed = media_for(model, ids, seed)
         # As a batch of transformers, whose rows without a picture look at empty ones beside others.
@@ -172,20 +168,20 @@ def check_logits(model, recipe, seed, record_property):
 @pytest.mark.parametrize("seed", range(CONFIGS))
 def test_logits(seed, tmp_path, record_property):
     model = make_mllama(mllama_config(seed), seed)
-    save_mllama(tmp_path / "model", model, ("save_pretrained", "modules", "version 4")[seed % 3])
+    save_mllama(tmp_path / "model", model, ("save_pretrained", "modules")[seed // 2 % 2])
     check_logits(model, tiny.write_recipe(tmp_path / "recipe.toml", model={"path": tmp_path / "model", "dtype": "float32"}), seed, record_property)
 
 
 def test_logits_of_the_real_config_made_small(tmp_path, record_property):
     model = make_mllama(real_config(), 0)
-    save_mllama(tmp_path / "model", model, "version 4")
+    save_mllama(tmp_path / "model", model)
     check_logits(model, tiny.write_recipe(tmp_path / "recipe.toml", model={"path": tmp_path / "model", "dtype": "float32"}), 0, record_property)
 
 
 def test_keys_left_out_take_class_defaults(tmp_path):
     for name, config in {
         "nothing but the type": {"model_type": "mllama"},
-        "parts": {"model_type": "mllama", "vision_config": {"image_size": 560, "num_global_layers": 2}, "text_config": {"num_hidden_layers": 9, "vocab_size": 1000}, "image_token_index": 1000},
+        "parts": {"model_type": "mllama", "vision_config": {"image_size": 560, "num_global_layers": 2}, "text_config": {"num_hidden_layers": 9, "vocab_size": 1000, "pad_token_id": None}, "image_token_index": 1000},
     }.items():
         folder = tmp_path / name.replace(" ", "_")
         folder.mkdir()
@@ -309,7 +305,7 @@ def test_data_masks_image_tokens(tmp_path):
 STEPS, RATE = 4, 5e-3
 
 
-@pytest.mark.parametrize("layout, scope", [("save_pretrained", None), ("version 4", "all"), ("modules", "vision"), ("version 4", "projector")])
+@pytest.mark.parametrize("layout, scope", [("save_pretrained", None), ("modules", "all"), ("save_pretrained", "vision"), ("modules", "projector")])
 def test_qlora_steps(layout, scope, tmp_path):
     """NF4 on everything that bitsandbytes quantizes, LoRA on one part or all: the same losses, and an adapter that PEFT opens with the same logits."""
     vlm.shared_images()
@@ -339,13 +335,10 @@ def test_qlora_steps(layout, scope, tmp_path):
     tiny.run_host("run", start, "--set", "train.learning_rate=1e-30", "--set", "train.max_steps=1", "--set", f'output.dir="{tmp_path / "start"}"')
 
     def opened(folder, trainable):
-        # Files of one layout: transformers reads its own, and both hold the same weights.
-        base = transformers.MllamaForConditionalGeneration.from_pretrained(reference_folder, dtype=torch.float32, quantization_config=settings, device_map="cpu")
+        base = transformers.MllamaForConditionalGeneration.from_pretrained(tmp_path / "model", dtype=torch.float32, quantization_config=settings, device_map="cpu")
         # bitsandbytes' unfused path, as in test_nf4; the models have no dropout.
         return peft.PeftModel.from_pretrained(base, folder, is_trainable=trainable).train()
 
-    reference_folder = tmp_path / "reference"
-    save_mllama(reference_folder, model)
     reference = opened(tmp_path / "start", True)
     stored = load_file(tmp_path / "start" / "adapter_model.safetensors")
     assert len([n for n, p in reference.named_parameters() if p.requires_grad]) == len(stored), "PEFT adapts other modules than the file holds"
