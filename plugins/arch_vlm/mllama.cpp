@@ -54,7 +54,8 @@ void add_cross_parts(Blueprint& b, const MllamaConfig& c) {
     tensor.path = names.path(concat("model.layers.", layer, ".", name));
     tensor.kind = kind, tensor.shape = {width};
     tensor.stack = kMllamaText, tensor.block = layer;
-    for (const PrefixRules& layout : names.files) tensor.sources.push_back(Source::rename(layout(concat("model.layers.", layer, ".", name))));
+    for (const PrefixRules& layout : names.files)
+      tensor.sources.push_back(Source::rename(layout(concat("model.layers.", layer, ".", name))));
     b.tensors.push_back(std::move(tensor));
   };
   for (int64_t i = 0; i < c.layers(); ++i) {

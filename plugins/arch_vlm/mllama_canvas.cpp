@@ -49,8 +49,8 @@ Canvas fit_canvas(Size picture, int64_t max_tiles, int64_t edge) {
   const auto scaled = [](int64_t length, double by, int64_t most) {
     return std::min(std::max<int64_t>(1, static_cast<int64_t>(std::floor(static_cast<double>(length) * by))), most);
   };
-  canvas.picture = by_width < by_height ? Size{scaled(picture.height, by_width, height), width}
-                                        : Size{height, scaled(picture.width, by_height, width)};
+  canvas.picture =
+      by_width < by_height ? Size{scaled(picture.height, by_width, height), width} : Size{height, scaled(picture.width, by_height, width)};
   return canvas;
 }
 

@@ -10,8 +10,8 @@ namespace tenon::vlm {
 std::vector<Size> tile_layouts(int64_t max_tiles);
 
 struct Canvas {
-  Size tiles;             // rows and columns
-  Size picture;           // in pixels, at the canvas's upper left
+  Size tiles;    // rows and columns
+  Size picture;  // in pixels, at the canvas's upper left
   int64_t ratio_id = 0;
 };
 Canvas fit_canvas(Size picture, int64_t max_tiles, int64_t edge);

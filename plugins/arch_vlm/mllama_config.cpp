@@ -67,8 +67,8 @@ void read_feature_layers(nn::ConfigReader& reader, MllamaVisionConfig& c) {
   }
   if (c.feature_layers.empty()) return reader.problem("intermediate_layers_indices is [], expected at least one layer");
   if (const int64_t made = c.hidden * static_cast<int64_t>(c.feature_layers.size() + 1); c.out != made)
-    reader.problem(concat("vision_output_dim is ", c.out, ", expected ", made, ": hidden_size (", c.hidden, ") for the last layer and each of ",
-                          c.feature_layers.size(), " in intermediate_layers_indices"));
+    reader.problem(concat("vision_output_dim is ", c.out, ", expected ", made, ": hidden_size (", c.hidden,
+                          ") for the last layer and each of ", c.feature_layers.size(), " in intermediate_layers_indices"));
 }
 
 MllamaVisionConfig read_vision(const Value& config) {

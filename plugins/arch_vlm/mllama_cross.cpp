@@ -157,7 +157,8 @@ at::Tensor CrossLayers::attention(const Layer& layer, const at::Tensor& x, const
       mixed = at::zeros(own.sizes(), own.options().requires_grad(false));
     } else {
       const auto [k, v] = seen(s);
-      mixed = seams_.attention({.q = own, .k = k, .v = v, .scale = 1 / std::sqrt(static_cast<double>(config_.head_dim())), .causal = false, .layer = i});
+      mixed = seams_.attention(
+          {.q = own, .k = k, .v = v, .scale = 1 / std::sqrt(static_cast<double>(config_.head_dim())), .causal = false, .layer = i});
     }
     pieces[static_cast<size_t>(s.row)].push_back(std::move(mixed));
   }

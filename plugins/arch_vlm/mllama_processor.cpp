@@ -45,11 +45,11 @@ MllamaProcessor::MllamaProcessor(const MllamaConfig& config, const ProcessorFile
   const int64_t edge = is_silent ? edge_ : read_edge(reader);
   const int64_t tiles = is_silent ? max_tiles_ : reader.integer("max_image_tiles", kClassTiles, 1, 64);
   if (edge != edge_ || tiles != max_tiles_)
-    reader.problem(concat("size and max_image_tiles are ", edge, " and ", tiles, ", the tower takes at most ", max_tiles_, " tiles of ", edge_,
-                          " pixels: preprocessor_config.json and config.json are of different models"));
+    reader.problem(concat("size and max_image_tiles are ", edge, " and ", tiles, ", the tower takes at most ", max_tiles_, " tiles of ",
+                          edge_, " pixels: preprocessor_config.json and config.json are of different models"));
   if (const auto layouts = static_cast<int64_t>(tile_layouts(tiles).size()); layouts > config.vision.aspect_ratios)
-    reader.problem(concat("max_image_tiles is ", tiles, ", which makes ", layouts, " aspect ratios, config.json's supported_aspect_ratios are ",
-                          config.vision.aspect_ratios));
+    reader.problem(concat("max_image_tiles is ", tiles, ", which makes ", layouts,
+                          " aspect ratios, config.json's supported_aspect_ratios are ", config.vision.aspect_ratios));
   finish_steps(reader, files);
 }
 

@@ -13,14 +13,16 @@ namespace {
 // Tokens of one row with the same segment.
 struct Document {
   int64_t row = 0, first = 0, last = 0, segment = 1;
-  std::vector<int64_t> images;  // where its image tokens stand
+  std::vector<int64_t> images;   // where its image tokens stand
   const Mark* before = nullptr;  // what its tokens of an earlier call looked at last
 };
 
-std::vector<Document> documents(const at::Tensor& ids, const at::Tensor& segments, int64_t past, const Pictures& pictures, const Marks* marks) {
+std::vector<Document> documents(const at::Tensor& ids, const at::Tensor& segments, int64_t past, const Pictures& pictures,
+                                const Marks* marks) {
   const bool reads_ids = !pictures.tiles.empty();
   const int64_t rows = ids.size(0), tokens = ids.size(1);
-  const at::Tensor id = reads_ids ? ids.cpu().contiguous() : at::Tensor(), segment = segments.defined() ? segments.cpu().contiguous() : at::Tensor();
+  const at::Tensor id = reads_ids ? ids.cpu().contiguous() : at::Tensor(),
+                   segment = segments.defined() ? segments.cpu().contiguous() : at::Tensor();
   std::vector<Document> all;
   int64_t found = 0;
   for (int64_t r = 0; r < rows; ++r) {
@@ -132,7 +134,8 @@ void cut_marks(Marks& marks, int64_t length) {
 }
 
 std::vector<Stretch> look(const at::Tensor& ids, const at::Tensor& segments, int64_t past, const Pictures& pictures, Marks* marks) {
-  const bool sees = !pictures.tiles.empty() || (marks && std::any_of(marks->begin(), marks->end(), [](const auto& row) { return !row.empty(); }));
+  const bool sees =
+      !pictures.tiles.empty() || (marks && std::any_of(marks->begin(), marks->end(), [](const auto& row) { return !row.empty(); }));
   if (!sees) return {};
   const std::vector<Document> all = documents(ids, segments, past, pictures, marks);
   return Looker(past, pictures, marks).look(all);
@@ -146,7 +149,9 @@ constexpr int64_t kNothing = -1;
 at::Tensor pack(const std::vector<Stretch>& stretches) {
   std::vector<int64_t> lines;
   for (const Stretch& s : stretches) {
-    const auto line = [&](int64_t picture, int64_t tiles) { lines.insert(lines.end(), {s.row, s.first, s.count, s.is_blind, picture, tiles}); };
+    const auto line = [&](int64_t picture, int64_t tiles) {
+      lines.insert(lines.end(), {s.row, s.first, s.count, s.is_blind, picture, tiles});
+    };
     for (const View& view : s.views) line(view.picture, view.tiles);
     if (s.views.empty()) line(kNothing, 0);
   }

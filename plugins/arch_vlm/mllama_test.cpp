@@ -48,8 +48,7 @@ std::string show(const std::vector<Stretch>& stretches) {
 }
 
 TEST_CASE("text sees the last picture before it, and before the first one all of them, empty tiles too") {
-  CHECK(show(look(row({1, 12, 2, 3, 12, 4}), {}, 0, with_tiles({2, 1}), nullptr)) ==
-        "0:0+1 blind 0/4 1/4; 0:1+3 0/2; 0:4+2 1/1");
+  CHECK(show(look(row({1, 12, 2, 3, 12, 4}), {}, 0, with_tiles({2, 1}), nullptr)) == "0:0+1 blind 0/4 1/4; 0:1+3 0/2; 0:4+2 1/1");
 }
 
 TEST_CASE("pictures without a word between are seen together by what follows") {
@@ -77,36 +76,31 @@ TEST_CASE("a batch that is filled up: blind tokens look at the fillers too") {
 TEST_CASE("what is generated looks where the text before it did, after a cut too") {
   Marks marks(1);
   look(row({1, 12, 2}), {}, 0, with_tiles({2}), &marks);
-  CHECK(show(look(row({5}), {}, 3, with_tiles({}), &marks)) ==
-        "0:0+1 0/2");
+  CHECK(show(look(row({5}), {}, 3, with_tiles({}), &marks)) == "0:0+1 0/2");
   Pictures later = with_tiles({4});
   later.first = 1;
-  CHECK(show(look(row({5, 12, 6}), {}, 4, later, &marks)) ==
-        "0:0+1 0/2; 0:1+2 1/4");
-  CHECK(show(look(row({5}), {}, 7, with_tiles({}), &marks)) ==
-        "0:0+1 1/4");
+  CHECK(show(look(row({5, 12, 6}), {}, 4, later, &marks)) == "0:0+1 0/2; 0:1+2 1/4");
+  CHECK(show(look(row({5}), {}, 7, with_tiles({}), &marks)) == "0:0+1 1/4");
   cut_marks(marks, 4);
-  CHECK(show(look(row({5}), {}, 4, with_tiles({}), &marks)) ==
-        "0:0+1 0/2");
+  CHECK(show(look(row({5}), {}, 4, with_tiles({}), &marks)) == "0:0+1 0/2");
   cut_marks(marks, 1);
-  CHECK(show(look(row({5}), {}, 1, with_tiles({}), &marks)) ==
-        "0:0+1 blind 0/4");
+  CHECK(show(look(row({5}), {}, 1, with_tiles({}), &marks)) == "0:0+1 blind 0/4");
   // A call that ends with a picture, and one that begins with one.
   cut_marks(marks, 0);
   look(row({1, 12}), {}, 0, with_tiles({2}), &marks);
-  CHECK(show(look(row({12, 6}), {}, 2, later, &marks)) ==
-        "0:0+2 0/2 1/4");
+  CHECK(show(look(row({12, 6}), {}, 2, later, &marks)) == "0:0+2 0/2 1/4");
 }
 
 TEST_CASE("stretches survive their way through a tensor") {
-  const std::vector<Stretch> all = look(at::cat({row({1, 12, 12, 2}), row({3, 4, 0, 0})}), at::cat({row({1, 1, 1, 1}), row({1, 1, 0, 0})}), 0,
-                             with_tiles({2, 3}), nullptr);
+  const std::vector<Stretch> all = look(at::cat({row({1, 12, 12, 2}), row({3, 4, 0, 0})}), at::cat({row({1, 1, 1, 1}), row({1, 1, 0, 0})}),
+                                        0, with_tiles({2, 3}), nullptr);
   CHECK(show(unpack(pack(all))) == show(all));
 }
 
 TEST_CASE("image tokens and pictures that do not match are refused") {
-  CHECK(error_of([] { look(row({1, 12, 12}), {}, 0, with_tiles({1}), nullptr); }) ==
-        "the batch has 2 image tokens (id 12) and 1 pictures: each stands at one token");
+  CHECK(error_of([] {
+          look(row({1, 12, 12}), {}, 0, with_tiles({1}), nullptr);
+        }) == "the batch has 2 image tokens (id 12) and 1 pictures: each stands at one token");
 }
 
 TEST_CASE("canvases: the least enlargement, else the least reduction, with the fewest tiles") {
@@ -259,7 +253,9 @@ std::map<std::string, at::Tensor> pictures(const std::vector<int64_t>& tiles, ui
   const auto count = static_cast<int64_t>(tiles.size());
   const at::Tensor mask = at::zeros({count, 4}, at::kLong);
   for (int64_t i = 0; i < count; ++i) mask.select(0, i).narrow(0, 0, tiles[static_cast<size_t>(i)]).fill_(1);
-  return {{"pixel_values", at::randn({count, 4, 3, 4, 4})}, {"aspect_ratio_ids", at::ones({count}, at::kLong) * 3}, {"aspect_ratio_mask", mask}};
+  return {{"pixel_values", at::randn({count, 4, 3, 4, 4})},
+          {"aspect_ratio_ids", at::ones({count}, at::kLong) * 3},
+          {"aspect_ratio_mask", mask}};
 }
 
 TEST_CASE("a picture changes what is behind it, and a row without one not at all") {
@@ -302,7 +298,8 @@ TEST_CASE("gradients reach the tower, the projector, the layers that look and th
   tiny.hidden({.ids = row({1, 12, 2, 3, 12, 5}), .media = pictures({1, 4})}).square().sum().backward();
   for (const auto& [name, parameter] : tiny.parts->parameters()) {
     // The stub's own layers take keys for values, and have no norms.
-    const bool is_stub = name.find("language_model.layers.1.") != std::string::npos || name.find("language_model.layers.3.") != std::string::npos;
+    const bool is_stub =
+        name.find("language_model.layers.1.") != std::string::npos || name.find("language_model.layers.3.") != std::string::npos;
     if (name == "lm_head.weight" || (is_stub && (name.ends_with("v_proj.weight") || name.ends_with("layernorm.weight")))) continue;
     CAPTURE(name);
     REQUIRE(parameter.grad().defined());
@@ -390,7 +387,8 @@ TEST_CASE("every slot says its part, layers that look have their own names, and 
   CHECK(b.find_slot("model.language_model.embed_tokens")->out == kVocab + 8);
   CHECK(b.find_slot("lm_head")->out == kVocab);
   CHECK(b.cache_elements_per_token == 16);
-  const SlotSpec *q = b.find_slot("model.language_model.layers.2.cross_attn.q_proj"), *k = b.find_slot("model.language_model.layers.2.cross_attn.k_proj");
+  const SlotSpec *q = b.find_slot("model.language_model.layers.2.cross_attn.q_proj"),
+                 *k = b.find_slot("model.language_model.layers.2.cross_attn.k_proj");
   REQUIRE(q);
   REQUIRE(k);
   CHECK_FALSE(b.find_slot("model.language_model.layers.2.self_attn.q_proj"));

@@ -21,8 +21,8 @@ enum Stage { kQueryKeyValue, kAttentionOutput, kUp, kDown };
 
 constexpr double kOuterEps = 1e-5;  // of the norms outside the layers; no config has it
 
-void add_layers(Blueprint& b, const MllamaVisionConfig& c, const std::string& path, const Prefixes& files, const std::string& name, int64_t count,
-                bool is_gated) {
+void add_layers(Blueprint& b, const MllamaVisionConfig& c, const std::string& path, const Prefixes& files, const std::string& name,
+                int64_t count, bool is_gated) {
   PartBuilder part(b, path, files, name + ".layers", count, "vision");
   for (int64_t i = 0; i < count; ++i) {
     const std::string layer = concat(name, ".layers.", i, "."), group = concat(path, ".", layer, "qkv");
@@ -87,7 +87,9 @@ MllamaTower::MllamaTower(MllamaVisionConfig config, Parts& parts, const std::str
 
 MllamaTower::Layer MllamaTower::find_layer(Parts& parts, const std::string& name, at::Device device, bool is_gated) const {
   const auto slot = [&](const char* part) { return &parts.slot(name + part); };
-  const auto norm = [&](const std::string& part) { return Norm{&parts.dense(name + part + ".weight"), &parts.dense(name + part + ".bias")}; };
+  const auto norm = [&](const std::string& part) {
+    return Norm{&parts.dense(name + part + ".weight"), &parts.dense(name + part + ".bias")};
+  };
   Layer layer{.before_attention = norm("input_layernorm"),
               .before_mlp = norm("post_attention_layernorm"),
               .q = slot("self_attn.q_proj"),
@@ -102,7 +104,8 @@ MllamaTower::Layer MllamaTower::find_layer(Parts& parts, const std::string& name
 }
 
 at::Tensor MllamaTower::norm(const at::Tensor& x, const Norm& norm, double eps, at::ScalarType out) const {
-  return at::layer_norm(x.to(at::kFloat), {config_.hidden}, norm.weight->value.to(at::kFloat), norm.bias->value.to(at::kFloat), eps).to(out);
+  return at::layer_norm(x.to(at::kFloat), {config_.hidden}, norm.weight->value.to(at::kFloat), norm.bias->value.to(at::kFloat), eps)
+      .to(out);
 }
 
 at::Tensor MllamaTower::gate(const Dense& gate, at::Device device) const { return gate.value.to(device, precision_.compute).tanh(); }
