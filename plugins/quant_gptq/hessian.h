@@ -33,7 +33,7 @@ class Hessian final : public Observer {
 
   std::string path_;
   int64_t columns_, tokens_ = 0;
-  at::Tensor sum_;  // float32 [in, in], upper panels only; on the inputs' device
+  at::Tensor sum_;  // float32 [in, in], upper panels only
   mutable std::mutex mutex_;
   mutable std::map<std::string, std::shared_ptr<const Factor>> factors_;
 };
