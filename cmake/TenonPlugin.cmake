@@ -84,6 +84,12 @@ function(tenon_add_plugin name)
   endif()
 endfunction()
 
+# tenon_run_cuda_on_cpu(a_test.cpp ...): these tests include a .cu file and run it on the CPU, thread for thread: tests/support/cuda_on_cpu.
+function(tenon_run_cuda_on_cpu)
+  set_source_files_properties(${ARGN} PROPERTIES INCLUDE_DIRECTORIES "${PROJECT_SOURCE_DIR}/tests/support/cuda_on_cpu"
+    COMPILE_OPTIONS "-Wno-unknown-pragmas;-ffp-contract=off")
+endfunction()
+
 # A module of its own.
 function(_tenon_make_module name)
   add_library(${name} MODULE)

@@ -8,7 +8,7 @@ readonly kMaxBytes=$((60 * 1000 * 1000))
 
 rm -rf "$bundle"
 mkdir -p "$bundle/build/bin" "$bundle/build/lib/tenon/plugins" "$bundle/build/tests"
-cp "$build/bin/host" "$bundle/build/bin/"
+cp "$build/bin/host" "$build/bin/bench_gpu" "$bundle/build/bin/"
 cp "$build"/lib/libtenon.so "$bundle/build/lib/"
 cp "$build"/lib/tenon/plugins/*.so "$bundle/build/lib/tenon/plugins/"
 find "$build/tests" -maxdepth 1 -type f -perm -u+x -exec cp {} "$bundle/build/tests/" \;

@@ -41,11 +41,16 @@ if [[ $what == bench || $what == all ]]; then
 fi
 if [[ $what == tests || $what == all ]]; then
   output=$(mktemp)
+  # The conformance kit tries each quantizer on the GPU too, where there is one.
+  for plugin in "$here"/build/lib/tenon/plugins/*quant_*.so; do
+    echo "== check-plugin ${plugin##*/}"
+    "$TENON_HOST" check-plugin "$plugin" --only 'quantizer.*' >"$output.kit" 2>&1 || { cat "$output.kit"; echo "run-gpu: check-plugin ${plugin##*/} failed"; }
+  done 2>&1 | tee -a "$output"
   for test in "$here"/build/tests/*; do
     echo "== ${test##*/}"
     (cd "$here/build" && timeout 900 "$test") || { echo "run-gpu: ${test##*/} failed with $?"; status=1; }
-  done 2>&1 | tee "$output"
-  grep -q '^run-gpu: .* failed with' "$output" && status=1
+  done 2>&1 | tee -a "$output"
+  grep -q '^run-gpu: .* failed' "$output" && status=1
   "$python" "$here/run_tests.py" --count "$output" "$status" || status=1
 fi
 exit "$status"

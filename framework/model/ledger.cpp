@@ -199,7 +199,7 @@ class Builder {
       rows.push_back({u.path, state_bytes(u) + (keep ? u.activations_kept : u.activations_least), u.tied_to});
     }
     rows.back().bytes += loss_bytes_;
-    const Placement placement = place(rows, in_.recipe.model.device_map, in_.devices, reserve);
+    const Placement placement = placed(rows, reserve);
 
     std::map<std::string, PlannedDevice> devices;
     for (const auto& budget : in_.devices) devices[budget.name] = {.name = budget.name, .capacity = budget.bytes};
@@ -240,6 +240,45 @@ class Builder {
       for (int64_t i = 0; i < in_.blueprint.stacks[s].count; ++i)
         ledger_.devices.blocks.back().emplace_back(placement.device[static_cast<size_t>(first_unit_[s] + i)]);
     }
+  }
+
+  static std::string type_of(const std::string& device) { return device.substr(0, device.find(':')); }
+
+  // A quantizer at work that does not multiply on this device; null: all do.
+  const ActiveQuantizer* missing_on(const std::string& device) const {
+    for (const auto& active : in_.quantizers) {
+      const auto is_at_work = [&](const PlannedModule& m) { return m.quantizer == active.quantizer.get(); };
+      if (std::none_of(plan_.modules.begin(), plan_.modules.end(), is_at_work)) continue;
+      const auto types = active.quantizer->facts().devices;
+      if (std::find(types.begin(), types.end(), type_of(device)) == types.end()) return &active;
+    }
+    return nullptr;
+  }
+
+  // Where nobody named a device, those on which a quantizer does not multiply are left out; a device that was named is an error.
+  Placement placed(const std::vector<PlacementUnit>& rows, int64_t reserve) const {
+    const Value& map = in_.recipe.model.device_map;
+    const bool is_free = map.is_string() && (map.as_string() == "auto" || map.as_string() == "balanced" || map.as_string() == "sequential");
+    std::vector<DeviceBudget> offered;
+    std::string reason;
+    for (const auto& device : in_.devices) {
+      const ActiveQuantizer* missing = is_free && device.name != "cpu" ? missing_on(device.name) : nullptr;
+      if (missing)
+        reason = concat("quantizer ", missing->section.type, " does not multiply on ", type_of(device.name));
+      else
+        offered.push_back(device);
+    }
+    Placement placement = place(rows, map, offered, reserve);
+    if (!reason.empty()) std::fill(placement.reason.begin(), placement.reason.end(), reason);
+    for (size_t i = 0; i < plan_.modules.size(); ++i) {
+      const std::string& device = placement.device[module_unit_[i]];
+      if (!plan_.modules[i].quantizer || device == "cpu") continue;
+      if (const ActiveQuantizer* missing = missing_on(device); missing && missing->quantizer.get() == plan_.modules[i].quantizer)
+        fail(ErrorCode::Device, "device_map puts ", plan_.modules[i].path, " on ", device, ", quantizer ", missing->section.type,
+             " multiplies on ", join(missing->quantizer->facts().devices, ", "),
+             " alone: keep its modules there, or take another quantizer");
+    }
+    return placement;
   }
 
   int64_t calibration() const {

@@ -2,6 +2,7 @@
 
 #include "model/choose.h"
 #include "model/devices.h"
+#include "model/ledger.h"
 #include "model/placement.h"
 #include "model/plan.h"
 #include "model/precision.h"
@@ -18,7 +19,8 @@ constexpr int64_t kMiB = 1 << 20;
 
 struct FakeQuantizer final : Quantizer {
   std::string format() const override { return "fake/1"; }
-  QuantizerFacts facts() const override { return {}; }
+  QuantizerFacts facts() const override { return {.devices = devices}; }
+  std::vector<std::string> devices{"cpu"};
   std::vector<TensorSpec> resident(const SlotSpec&) const override { return {}; }
   Tensors quantize(const SlotSpec&, const at::Tensor&, const Observer*) const override { return {}; }
   at::Tensor dequantize(const SlotSpec&, const Tensors&, at::ScalarType, int64_t, int64_t) const override { return {}; }
@@ -161,4 +163,39 @@ TEST_CASE("random weights follow from seed and path alone") {
   CHECK(at::equal(initial_weight(a, at::kFloat, 0.02, 1), initial_weight(a, at::kFloat, 0.02, 1)));
   CHECK_FALSE(at::equal(initial_weight(a, at::kFloat, 0.02, 1), initial_weight(b, at::kFloat, 0.02, 1)));
   CHECK_FALSE(at::equal(initial_weight(a, at::kFloat, 0.02, 1), initial_weight(a, at::kFloat, 0.02, 2)));
+}
+
+TEST_CASE("a quantizer's modules go to devices on which it multiplies") {
+  Blueprint b = small_blueprint();
+  for (auto& slot : b.slots)
+    if (slot.role == SlotRole::Inner) slot.stack = 0, slot.block = 0;
+  b.stacks = {{"model.layers", 1}};
+  const auto quantizer = std::make_shared<FakeQuantizer>();
+  const std::vector<ActiveQuantizer> quantizers{{.section = {.type = "fake"}, .quantizer = quantizer}};
+  Recipe recipe;
+  const DtypePolicy dtypes = resolve_dtypes(at::kFloat, Purpose::Inference);
+  const auto plan = [&](Value map, std::vector<std::string> devices) {
+    recipe.model.device_map = std::move(map);
+    quantizer->devices = std::move(devices);
+    const std::vector<LoadedAdapter> none;
+    return make_ledger({.recipe = recipe,
+                        .blueprint = b,
+                        .quantizers = quantizers,
+                        .adapters = none,
+                        .dtypes = dtypes,
+                        .devices = {{"cuda:0", 1000 * kMiB}, {"cpu", 1000 * kMiB}}})
+        .plan;
+  };
+  for (const char* map : {"auto", "balanced", "sequential"}) {
+    for (const auto& module : plan(map, {"cpu", "cuda"}).modules) CHECK(module.device == "cuda:0");
+    for (const auto& module : plan(map, {"cpu"}).modules) {
+      CHECK(module.device == "cpu");
+      CHECK(module.reason.find("quantizer fake does not multiply on cuda") != std::string::npos);
+    }
+  }
+  // Named: only where there is something to multiply.
+  CHECK_THROWS_WITH(plan("cuda:0", {"cpu"}),
+                    doctest::Contains("model.layers.0.mlp.up_proj on cuda:0, quantizer fake multiplies on cpu alone"));
+  CHECK(plan("cuda:0", {"cpu", "cuda"}).devices.front().weights > 0);
+  CHECK(plan(Value(Value::Table{{"", "cuda:0"}, {"model.layers.0", "cpu"}}), {"cpu"}).modules.front().device == "cuda:0");
 }

@@ -8,6 +8,7 @@
 #include <algorithm>
 
 #include "bits.h"
+#include "gptq_cuda.h"
 #include "hessian.h"
 #include "moments.h"
 #include "solve.h"
@@ -21,6 +22,8 @@ constexpr int64_t kDequantizeElements = 1 << 16;                // a thread's le
 constexpr int64_t kMultiplyRows = 16;                           // weight rows, likewise
 constexpr float kLeastScale = 0x1p-24f, kMostScale = 65504.0f;  // what float16 holds besides 0
 
+}  // namespace
+
 Dtype kernel_dtype(at::ScalarType dtype) {
   switch (dtype) {
     case at::kFloat: return Dtype::F32;
@@ -30,8 +33,6 @@ Dtype kernel_dtype(at::ScalarType dtype) {
   }
 }
 
-}  // namespace
-
 Gptq::Gptq(const Options& options) : options_(options), overrides_(options) {}
 
 QuantizerFacts Gptq::facts() const {
@@ -39,7 +40,7 @@ QuantizerFacts Gptq::facts() const {
   // Rounding to nearest without calibration, of normal weights in the widest groups with a middle zero point: what the tests measure, with room.
   const double error = options_.bits == 2 ? 1.0 : options_.bits == 3 ? 0.55 : options_.bits == 4 ? 0.25 : 0.02;
   return {.bits_per_weight = static_cast<double>(options_.bits) + 24 / group,
-          .devices = {"cpu"},
+          .devices = cuda::is_built() ? std::vector<std::string>{"cpu", "cuda"} : std::vector<std::string>{"cpu"},
           .needs_calibration = true,
           .calibrates_by_stage = options_.true_sequential,
           .max_relative_error = error};
@@ -103,12 +104,8 @@ Weight Gptq::view(const SlotSpec& slot, const Tensors& tensors) const {
 }
 
 at::Tensor Gptq::dequantize(const SlotSpec& slot, const Tensors& tensors, at::ScalarType dtype, int64_t first_row, int64_t last_row) const {
-  if (!tensors[kCodes].is_cpu()) {  // no kernel of its own: by way of the host
-    Tensors here;
-    for (const auto& tensor : tensors) here.push_back(tensor.cpu());
-    return dequantize(slot, here, dtype, first_row, last_row).to(tensors[kCodes].device());
-  }
   const Weight weight = view(slot, tensors);
+  if (!tensors[kCodes].is_cpu()) return dequantize_on_device(weight, tensors[kCodes], dtype, first_row, last_row);
   const Dtype kind = kernel_dtype(dtype);
   at::Tensor out = at::empty({last_row - first_row, slot.in}, at::TensorOptions().dtype(dtype));
   char* data = static_cast<char*>(out.mutable_data_ptr());
@@ -127,7 +124,8 @@ at::Tensor Gptq::linear(const SlotSpec& slot, const at::Tensor& x, const Tensors
 
 std::vector<at::Tensor> Gptq::linear_many(std::span<const Operand> weights, const at::Tensor& x) const {
   const int64_t in = weights.front().slot->in, m = in > 0 ? x.numel() / in : 0;
-  if (m > kFusedRows || m == 0 || !x.is_cpu()) {
+  if (!x.is_cpu()) return linear_on_device(weights, x);
+  if (m > kFusedRows || m == 0) {
     std::vector<at::Tensor> outputs;
     for (const Operand& w : weights) outputs.push_back(Quantizer::linear(*w.slot, x, *w.tensors));
     return outputs;

@@ -39,10 +39,14 @@ class Gptq final : public Quantizer {
 
  private:
   Weight view(const SlotSpec& slot, const Tensors& tensors) const;
+  at::Tensor dequantize_on_device(const Weight& weight, const at::Tensor& codes, at::ScalarType dtype, int64_t first_row,
+                                  int64_t last_row) const;
+  std::vector<at::Tensor> linear_on_device(std::span<const Operand> weights, const at::Tensor& x) const;
   Options options_;
   Overrides overrides_;
 };
 
 enum { kCodes, kScales, kZeros, kOrder };  // of the resident tensors
+Dtype kernel_dtype(at::ScalarType dtype);
 
 }  // namespace tenon::gptq

@@ -29,9 +29,9 @@ at::Tensor order_within_groups(const at::Tensor& diagonal, int64_t group) {
   const int64_t groups = diagonal.size(0) / group, covered = groups * group;
   const auto [values, local] =
       at::sort(diagonal.narrow(0, 0, covered).view({groups, group}), /*stable=*/true, /*dim=*/1, /*descending=*/true);
-  const at::Tensor base = at::arange(groups, at::kLong).mul(group).unsqueeze(1);
+  const at::Tensor base = at::arange(groups, local.options()).mul(group).unsqueeze(1);
   const at::Tensor order = (local + base).index_select(0, descending(values.select(1, 0))).reshape({-1});
-  return at::cat({order, at::arange(covered, diagonal.size(0), at::kLong)});
+  return at::cat({order, at::arange(covered, diagonal.size(0), local.options())});
 }
 
 // Undefined when `h` is not positive definite in float32.
@@ -50,6 +50,7 @@ Hessian::Hessian(std::string path, int64_t columns) : path_(std::move(path)), co
 
 void Hessian::observe(const at::Tensor& x) {
   at::NoGradGuard no_grad;
+  if (!x.is_cpu()) return observe_on_device(x);
   if (!sum_.defined()) sum_ = at::zeros({columns_, columns_}, at::kFloat);
   const int64_t count = x.size(0);
   add_moments(x.to(at::kCPU), sum_);
@@ -98,6 +99,8 @@ std::shared_ptr<const Factor> Hessian::factor(const Settings& s) const {
       if (result->upper.defined() || s.damp_auto_increment == 0) break;
     }
   }
+  for (at::Tensor* made : {&result->order, &result->upper, &result->dead})
+    if (made->defined()) *made = made->cpu();
   return cached = result;
 }
 

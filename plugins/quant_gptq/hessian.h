@@ -13,7 +13,7 @@ namespace tenon::gptq {
 
 // Columns in the order in which they are quantized, and the upper triangular U with U^T U = (H + damp)^-1 in that order.
 struct Factor {
-  at::Tensor order;  // int64 [in]; undefined: as they come
+  at::Tensor order;  // int64 [in], on the CPU as all of these; undefined: as they come
   at::Tensor upper;  // float32 [in, in]; undefined: H could not be inverted with any damping
   at::Tensor dead;   // bool [in], in the weight's order: columns whose input was always zero
   double damp = 0;
@@ -28,6 +28,7 @@ class Hessian final : public Observer {
   std::shared_ptr<const Factor> factor(const Settings& settings) const;
 
  private:
+  void observe_on_device(const at::Tensor& x);
   at::Tensor matrix() const;
 
   std::string path_;

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <mutex>
 
+#include "int8_device.h"
+
 namespace tenon::int8 {
 
 using namespace stable;
@@ -13,6 +15,8 @@ constexpr int64_t kGrainElements = 1 << 15;  // a thread's least share of work o
 constexpr int64_t kMultiplyGrain = 32;       // weight rows; a thread's least share of a product
 constexpr int64_t kFusedRows = 16;           // up to so many rows of x, outliers are multiplied beside the codes
 
+}  // namespace
+
 Dtype kernel_dtype(ScalarType dtype) {
   switch (dtype) {
     case kFloat: return Dtype::F32;
@@ -21,6 +25,9 @@ Dtype kernel_dtype(ScalarType dtype) {
     default: fail(ErrorCode::Plugin, "8-bit products take float32, bfloat16 or float16, found dtype ", static_cast<int>(dtype));
   }
 }
+
+namespace {
+
 int64_t grain_of_rows(int64_t cols) { return std::max<int64_t>(1, kGrainElements / std::max<int64_t>(1, cols)); }
 
 // Experts lie one below the other; what counts as a row outside, a member, is `row_count` rows here.
@@ -100,6 +107,7 @@ OptionTable option_table() {
 QuantizerFacts Int8::facts() const {
   QuantizerFacts facts;
   facts.bits_per_weight = 8;
+  if (cuda::is_built()) facts.devices = {kCPU, kCUDA};
   facts.max_relative_error =
       0.02;  // normal weights, rows of up to 100,000: largest magnitude 4.4 sigma, a step of 4.4 / 127, RMS step / sqrt(12)
   return facts;
@@ -120,6 +128,7 @@ void Int8::quantize_rows(const SlotSpec& slot, const Tensor& rows, int64_t first
   const int64_t first = first_row * row_count(slot);
   auto* codes = static_cast<int8_t*>(work[0].mutable_data_ptr()) + first * slot.in;
   auto* scales = static_cast<float*>(work[1].mutable_data_ptr()) + first;
+  if (source.is_cuda()) return cuda::quantize_rows(data, dtype, source.size(0) * row_count(slot), slot.in, codes, scales, place_of(source));
   parallel_for(source.size(0) * row_count(slot), grain_of_rows(slot.in),
                [&](int64_t begin, int64_t end) { kernels().quantize_rows(data, dtype, begin, end, slot.in, codes, scales); });
 }
@@ -134,8 +143,12 @@ Tensor Int8::dequantize(const SlotSpec& slot, const Tensors& tensors, ScalarType
   const Weight weight = view(slot, tensors);
   std::vector<int64_t> shape{last_row - first_row, slot.in};
   if (slot.kind == SlotKind::Experts) shape.insert(shape.begin() + 1, slot.out);
-  Tensor out = ops::empty(shape, dtype);
+  Tensor out = ops::empty(shape, dtype, tensors[0].device());
   const int64_t first = first_row * row_count(slot), last = last_row * row_count(slot);
+  if (out.is_cuda()) {
+    cuda::dequantize(weight, first, last, kernel_dtype(dtype), out.mutable_data_ptr(), place_of(out));
+    return out;
+  }
   auto* data = static_cast<char*>(out.mutable_data_ptr());
   const int64_t row_bytes = slot.in * (dtype == kFloat ? 4 : 2);
   parallel_for(last - first, grain_of_rows(slot.in), [&](int64_t begin, int64_t end) {
@@ -147,6 +160,11 @@ Tensor Int8::dequantize(const SlotSpec& slot, const Tensors& tensors, ScalarType
 Tensors Int8::linear_many(const std::vector<Operand>& weights, const Tensor& x) const {
   const int64_t in = weights.front().slot->in, rows = in > 0 ? x.numel() / in : 0;
   const Tensor flat = ops::contiguous(ops::reshape(x, {rows, in}));
+  if (flat.is_cuda()) {
+    std::vector<Weight> on_device;
+    for (const Operand& w : weights) on_device.push_back(view(*w.slot, *w.tensors));
+    return multiply_on_device(on_device, flat, ops::shape_of(x), options_.threshold);
+  }
   const Quantized q = quantize_activation(flat, rows, in, options_.threshold);
   const auto count = static_cast<int64_t>(q.outliers.size());
   const bool is_apart = count > 0 && rows > kFusedRows;
@@ -186,8 +204,9 @@ Tensors Int8::linear_many(const std::vector<Operand>& weights, const Tensor& x) 
 
 // A product for each expert, as bitsandbytes has one layer for each: outlier columns are those of the expert's own tokens.
 Tensor Int8::grouped(const SlotSpec& slot, const Tensor& x, const Tensor& offsets, const Tensors& tensors) const {
-  const Tensor y = ops::empty({x.size(0), slot.out}, x.scalar_type());
-  const int64_t* bound = offsets.const_data_ptr<int64_t>();
+  const Tensor y = ops::empty({x.size(0), slot.out}, x.scalar_type(), x.device());
+  const Tensor bounds = ops::cpu(offsets);
+  const int64_t* bound = bounds.const_data_ptr<int64_t>();
   SlotSpec member = slot;
   member.kind = SlotKind::Linear, member.count = 1;
   for (int64_t e = 0; e < slot.count; ++e) {
@@ -196,6 +215,16 @@ Tensor Int8::grouped(const SlotSpec& slot, const Tensor& x, const Tensor& offset
     ops::copy(ops::rows(y, bound[e], bound[e + 1]), linear(member, ops::rows(x, bound[e], bound[e + 1]), own));
   }
   return y;
+}
+
+Tensor Int8::rows(const SlotSpec& slot, const Tensor& ids, const Tensors& tensors, ScalarType dtype) const {
+  if (!ids.is_cuda()) return Quantizer::rows(slot, ids, tensors, dtype);
+  std::vector<int64_t> shape = ops::shape_of(ids);
+  shape.push_back(slot.in);
+  const Tensor flat = ops::contiguous(ids), out = ops::empty(shape, dtype, ids.device());
+  cuda::gather_rows(view(slot, tensors), flat.const_data_ptr<int64_t>(), flat.numel(), kernel_dtype(dtype), out.mutable_data_ptr(),
+                    place_of(out));
+  return out;
 }
 
 Tensor Int8::linear(const SlotSpec& slot, const Tensor& x, const Tensors& tensors) const { return linear_many({{&slot, &tensors}}, x)[0]; }

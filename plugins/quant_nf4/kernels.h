@@ -38,6 +38,7 @@ struct Weight {
   Codebook codebook;
   std::int32_t block;
   std::int64_t rows, cols;
+  const float* nested_offset_at = nullptr;  // on CUDA: where the offset is instead, so that nobody waits for it
 };
 
 // Double quantization of absmax values. `mean_absmax` adds in the order of torch.mean on one thread, whatever the caller's

@@ -31,6 +31,8 @@ ScalarType named_dtype(const std::string& name) { return name == "float32" ? kFl
 int64_t row_elements(const SlotSpec& slot) { return slot.kind == SlotKind::Experts ? slot.out * slot.in : slot.in; }
 int64_t blocks_of(const SlotSpec& slot, int64_t block) { return block_count(slot.numel(), block); }
 
+cuda::Place place_of(const Tensor& t) { return {t.get_device_index(), current_cuda_stream(t.get_device_index())}; }
+
 // Work tensors between begin and finish: codes and float absmax, whatever the options.
 enum { kCodesTensor, kAbsmax, kNested, kOffset };
 
@@ -88,7 +90,7 @@ void Quantizer4Bit::quantize_rows(const SlotSpec& slot, const Tensor& rows, int6
   float* absmax = work[kAbsmax].mutable_data_ptr<float>() + begin / options_.block_size;
   if (source.is_cuda()) {
     cuda::quantize(source.const_data_ptr(), kernel_dtype(source.scalar_type()), source.numel(), codebook_,
-                   static_cast<int32_t>(options_.block_size), codes, absmax, current_cuda_stream(source.get_device_index()));
+                   static_cast<int32_t>(options_.block_size), codes, absmax, place_of(source));
     return;
   }
   const char* data = static_cast<const char*>(source.const_data_ptr());
@@ -111,7 +113,7 @@ Tensors Quantizer4Bit::finish(const SlotSpec& slot, Tensors work) const {
   *offset.mutable_data_ptr<float>() = mean_absmax(absmax.const_data_ptr<float>(), blocks);
   quantize_absmax(absmax.const_data_ptr<float>(), blocks, *offset.const_data_ptr<float>(), codes.mutable_data_ptr<uint8_t>(),
                   nested.mutable_data_ptr<float>());
-  return {work[kCodesTensor], ops::to(codes, device), ops::to(nested, device), offset};
+  return {work[kCodesTensor], ops::to(codes, device), ops::to(nested, device), ops::to(offset, device)};
 }
 
 Tensors Quantizer4Bit::quantize(const SlotSpec& slot, const Tensor& weight, const Observer*) const {
@@ -133,7 +135,11 @@ Weight Quantizer4Bit::view(const SlotSpec& slot, const Tensors& tensors) const {
   if (options_.double_quant) {
     w.absmax_codes = tensors[kAbsmax].const_data_ptr<uint8_t>();
     w.nested_absmax = tensors[kNested].const_data_ptr<float>();
-    w.nested_offset = *tensors[kOffset].const_data_ptr<float>();
+    const auto* offset = tensors[kOffset].const_data_ptr<float>();
+    if (tensors[kOffset].is_cuda())
+      w.nested_offset_at = offset;
+    else
+      w.nested_offset = *offset;
   } else {
     w.absmax = tensors[kAbsmax].const_data_ptr<float>();
   }
@@ -152,7 +158,7 @@ Tensor Quantizer4Bit::dequantize(const SlotSpec& slot, const Tensors& tensors, S
   const Tensor out = ops::empty(shape, dtype, tensors[kCodesTensor].device());
   const int64_t begin = first_row * row_elements(slot);
   if (out.is_cuda()) {
-    cuda::dequantize(weight, begin, out.numel(), kernel_dtype(dtype), out.mutable_data_ptr(), current_cuda_stream(out.get_device_index()));
+    cuda::dequantize(weight, begin, out.numel(), kernel_dtype(dtype), out.mutable_data_ptr(), place_of(out));
     return out;
   }
   char* data = static_cast<char*>(out.mutable_data_ptr());
@@ -186,8 +192,7 @@ Tensors Quantizer4Bit::linear_many(const std::vector<Operand>& weights, const Te
   }
   if (flat.is_cuda()) {
     for (size_t i = 0; i < views.size(); ++i)
-      cuda::multiply(views[i], flat.const_data_ptr(), kernel_dtype(dtype), m, outputs[i].mutable_data_ptr(),
-                     current_cuda_stream(flat.get_device_index()));
+      cuda::multiply(views[i], flat.const_data_ptr(), kernel_dtype(dtype), m, outputs[i].mutable_data_ptr(), place_of(flat));
   } else {
     const Kernels& k = kernels();
     const Tensor packed = ops::empty({static_cast<int64_t>(k.activation_bytes(views[0], kernel_dtype(dtype), m))}, kByte);

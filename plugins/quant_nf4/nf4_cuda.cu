@@ -186,6 +186,7 @@ __global__ void __launch_bounds__(kThreads)
     dequantize_kernel(Weight weight, std::int64_t begin, std::int64_t count, T* out, bool is_aligned) {
   __shared__ SharedTables tables;
   load_tables(tables, weight.codebook);
+  if (weight.nested_offset_at != nullptr) weight.nested_offset = *weight.nested_offset_at;
   const std::int64_t end = begin + count;
   const std::int64_t run = begin / kRun + static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   const std::int64_t first = run * kRun;
@@ -244,6 +245,7 @@ template <class T, int kM>
 __global__ void __launch_bounds__(kThreads) multiply_kernel(Weight weight, const T* x, T* y, bool has_runs) {
   __shared__ SharedTables tables;
   load_tables(tables, weight.codebook);
+  if (weight.nested_offset_at != nullptr) weight.nested_offset = *weight.nested_offset_at;
   const int lane = threadIdx.x % kWarp;
   const std::int64_t n = static_cast<std::int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarp;
   if (n >= weight.rows) return;
@@ -267,11 +269,31 @@ unsigned blocks_for(std::int64_t work, std::int64_t per_block) {
   return static_cast<unsigned>(blocks);
 }
 
+// The device of the tensors, whichever the caller has.
+class OnDevice {
+ public:
+  explicit OnDevice(int device) {
+    cudaGetDevice(&before_);
+    changed_ = before_ != device && cudaSetDevice(device) == cudaSuccess;
+  }
+  OnDevice(const OnDevice&) = delete;
+  OnDevice& operator=(const OnDevice&) = delete;
+  ~OnDevice() {
+    if (changed_) cudaSetDevice(before_);
+  }
+
+ private:
+  int before_ = 0;
+  bool changed_ = false;
+};
+
 template <class... Parameters, class... Arguments>
-void launch(void (*kernel)(Parameters...), unsigned blocks, unsigned threads, void* stream, Arguments... arguments) {
+void launch(void (*kernel)(Parameters...), unsigned blocks, unsigned threads, Place place, Arguments... arguments) {
   if (blocks == 0) return;
-  kernel<<<blocks, threads, 0, static_cast<cudaStream_t>(stream)>>>(arguments...);
-  const cudaError_t error = cudaGetLastError();
+  const OnDevice guard(place.device);
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(blocks), config.blockDim = dim3(threads), config.stream = static_cast<cudaStream_t>(place.stream);
+  const cudaError_t error = cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...);
   if (error != cudaSuccess) throw std::runtime_error(std::string("CUDA launch failed: ") + cudaGetErrorString(error));
 }
 
@@ -288,9 +310,9 @@ void with_type(Dtype dtype, Work work) {
 bool is_aligned_to_16(const void* p) { return reinterpret_cast<std::uintptr_t>(p) % 16 == 0; }
 
 template <int kM, class T>
-void multiply_tile(const Weight& weight, const T*& x, std::int64_t& m, T*& y, bool has_runs, void* stream) {
+void multiply_tile(const Weight& weight, const T*& x, std::int64_t& m, T*& y, bool has_runs, Place place) {
   for (; m >= kM; m -= kM, x += kM * weight.cols, y += kM * weight.rows) {
-    launch(multiply_kernel<T, kM>, blocks_for(weight.rows, kWarps), kThreads, stream, weight, x, y, has_runs);
+    launch(multiply_kernel<T, kM>, blocks_for(weight.rows, kWarps), kThreads, place, weight, x, y, has_runs);
   }
 }
 
@@ -299,44 +321,44 @@ void multiply_tile(const Weight& weight, const T*& x, std::int64_t& m, T*& y, bo
 bool is_built() { return true; }
 
 void quantize(const void* source, Dtype dtype, std::int64_t count, Codebook codebook, std::int32_t block, std::uint8_t* codes,
-              float* absmax, void* stream) {
+              float* absmax, Place place) {
   with_type(dtype, [&](auto* null) {
     using T = std::remove_pointer_t<decltype(null)>;
-    launch(quantize_kernel<T>, blocks_for(block_count(count, block), kWarps), kThreads, stream, static_cast<const T*>(source), count,
+    launch(quantize_kernel<T>, blocks_for(block_count(count, block), kWarps), kThreads, place, static_cast<const T*>(source), count,
            codebook, block, codes, absmax);
   });
 }
 
-void quantize_absmax(const float* absmax, std::int64_t count, float offset, std::uint8_t* codes, float* nested_absmax, void* stream) {
-  launch(quantize_absmax_kernel, blocks_for(count, kNestedBlock), kNestedBlock, stream, absmax, count, offset, codes, nested_absmax);
+void quantize_absmax(const float* absmax, std::int64_t count, float offset, std::uint8_t* codes, float* nested_absmax, Place place) {
+  launch(quantize_absmax_kernel, blocks_for(count, kNestedBlock), kNestedBlock, place, absmax, count, offset, codes, nested_absmax);
 }
 
 void dequantize_absmax(const std::uint8_t* codes, const float* nested_absmax, float offset, std::int64_t count, float* absmax,
-                       void* stream) {
-  launch(dequantize_absmax_kernel, blocks_for(count, kThreads), kThreads, stream, codes, nested_absmax, offset, count, absmax);
+                       Place place) {
+  launch(dequantize_absmax_kernel, blocks_for(count, kThreads), kThreads, place, codes, nested_absmax, offset, count, absmax);
 }
 
-void dequantize(const Weight& weight, std::int64_t begin, std::int64_t count, Dtype dtype, void* out, void* stream) {
+void dequantize(const Weight& weight, std::int64_t begin, std::int64_t count, Dtype dtype, void* out, Place place) {
   if (count == 0) return;
   const std::int64_t runs = (begin + count + kRun - 1) / kRun - begin / kRun;
   with_type(dtype, [&](auto* null) {
     using T = std::remove_pointer_t<decltype(null)>;
     const bool is_aligned = begin % kRun == 0 && is_aligned_to_16(out);
-    launch(dequantize_kernel<T>, blocks_for(runs, kThreads), kThreads, stream, weight, begin, count, static_cast<T*>(out), is_aligned);
+    launch(dequantize_kernel<T>, blocks_for(runs, kThreads), kThreads, place, weight, begin, count, static_cast<T*>(out), is_aligned);
   });
 }
 
-void multiply(const Weight& weight, const void* x, Dtype dtype, std::int64_t m, void* y, void* stream) {
+void multiply(const Weight& weight, const void* x, Dtype dtype, std::int64_t m, void* y, Place place) {
   const bool has_runs = weight.cols % kRun == 0 && is_aligned_to_16(x) && is_aligned_to_16(weight.codes);
   with_type(dtype, [&](auto* null) {
     using T = std::remove_pointer_t<decltype(null)>;
     const T* from = static_cast<const T*>(x);
     T* to = static_cast<T*>(y);
     std::int64_t left = m;
-    multiply_tile<8>(weight, from, left, to, has_runs, stream);
-    multiply_tile<4>(weight, from, left, to, has_runs, stream);
-    multiply_tile<2>(weight, from, left, to, has_runs, stream);
-    multiply_tile<1>(weight, from, left, to, has_runs, stream);
+    multiply_tile<8>(weight, from, left, to, has_runs, place);
+    multiply_tile<4>(weight, from, left, to, has_runs, place);
+    multiply_tile<2>(weight, from, left, to, has_runs, place);
+    multiply_tile<1>(weight, from, left, to, has_runs, place);
   });
 }
 

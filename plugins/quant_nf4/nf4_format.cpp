@@ -163,7 +163,7 @@ std::vector<NamedTensor> Quantizer4Bit::pack(const SlotSpec& slot, const Tensors
     out.push_back({weight + ".nested_quant_map", floats(nested_code_values())});
     state.set("nested_blocksize", int64_t{kNestedBlock});
     state.set("nested_dtype", "float32");
-    state.set("nested_offset", static_cast<double>(*tensors[3].const_data_ptr<float>()));
+    state.set("nested_offset", static_cast<double>(*ops::cpu(tensors[3]).const_data_ptr<float>()));
   }
   const std::string text = to_json(state);
   const Tensor bytes = ops::empty({static_cast<int64_t>(text.size())}, kByte);

@@ -12,10 +12,10 @@ namespace {
 
 bool is_built() { return false; }
 
-void quantize(const void*, Dtype, std::int64_t, Codebook, std::int32_t, std::uint8_t*, float*, void*) { refuse(); }
-void quantize_absmax(const float*, std::int64_t, float, std::uint8_t*, float*, void*) { refuse(); }
-void dequantize_absmax(const std::uint8_t*, const float*, float, std::int64_t, float*, void*) { refuse(); }
-void dequantize(const Weight&, std::int64_t, std::int64_t, Dtype, void*, void*) { refuse(); }
-void multiply(const Weight&, const void*, Dtype, std::int64_t, void*, void*) { refuse(); }
+void quantize(const void*, Dtype, std::int64_t, Codebook, std::int32_t, std::uint8_t*, float*, Place) { refuse(); }
+void quantize_absmax(const float*, std::int64_t, float, std::uint8_t*, float*, Place) { refuse(); }
+void dequantize_absmax(const std::uint8_t*, const float*, float, std::int64_t, float*, Place) { refuse(); }
+void dequantize(const Weight&, std::int64_t, std::int64_t, Dtype, void*, Place) { refuse(); }
+void multiply(const Weight&, const void*, Dtype, std::int64_t, void*, Place) { refuse(); }
 
 }  // namespace tenon::nf4::cuda

@@ -49,6 +49,27 @@ def test_sizes_beyond_one_device(tmp_path):
     assert not one["fits"] and "quantizer" in one["advice"]
 
 
+QUANTIZERS = [{"type": "nf4", "double_quant": True}, {"type": "fp4"}, {"type": "int8"}, {"type": "gptq", "bits": 4}, {"type": "gptq", "bits": 3, "desc_act": True}]
+
+
+@pytest.mark.parametrize("quantizer", QUANTIZERS, ids=lambda q: " ".join(map(str, q.values())))
+@pytest.mark.parametrize("device_map", ["auto", "cuda:0"])
+def test_quantizers_go_to_cuda(quantizer, device_map, tmp_path):
+    """Every bundled quantizer has CUDA kernels in a build with nvcc: a 7 B model fits 24 GiB and is put there whole."""
+    if "no-cuda" in str(tiny.HOST):
+        pytest.skip("a build of ./dev --no-cuda has no kernels for it")
+    transformers.LlamaConfig(hidden_size=4096, num_hidden_layers=32, num_attention_heads=32, intermediate_size=11008, vocab_size=32000).save_pretrained(tmp_path)
+    tables = {"model": {"path": tmp_path, "dtype": "bfloat16", "device_map": device_map}, "quantizer": quantizer}
+    if quantizer["type"] == "gptq":
+        text = tmp_path / "text.txt"
+        text.write_text("some words\n" * 100)
+        tables["calibration"] = {"files": [str(text)]}
+    recipe = tiny.write_recipe(tmp_path / "recipe.toml", **tables)
+    got = plan(recipe, "--assume-devices", "cuda:0=24GiB,cpu=64GiB")
+    assert got["fits"] and {m["device"] for m in got["modules"]} == {"cuda:0"}
+    assert got["parameters"]["quantized"] > 6e9
+
+
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_peak_of_training(checkpointing, tmp_path):
     """The planned peak of the host's memory is near the measured one, on a model whose activations dominate."""
