@@ -7,7 +7,7 @@
 
 TENON_PLUGIN(.id = "tenon.arch_vlm", .version = "0.1.0", .license = "Apache-2.0",
              .provides = {"architecture:llava;modality=image,text", "architecture:llava_next;modality=image,text",
-                          "architecture:qwen2_vl;modality=image,text", "architecture:qwen2_5_vl;modality=image,text"})
+                          "architecture:qwen2_vl;modality=image,video,text", "architecture:qwen2_5_vl;modality=image,video,text"})
 
 TENON_EXAMPLES(R"({"architecture:llava": [
   {"vision_config": {"model_type": "clip_vision_model", "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2,
