@@ -62,8 +62,9 @@ bool is_meant(const PluginFile& file, const std::string& name) {
     return true;
   std::error_code error;
   if (name.find('/') != std::string::npos && std::filesystem::equivalent(file.path, name, error)) return true;
-  return std::any_of(file.provides.begin(), file.provides.end(),
-                     [&](const Provides& p) { return p.name == name || p.kind + ":" + p.name == name; });
+  return std::any_of(file.provides.begin(), file.provides.end(), [&](const Provides& p) {
+    return p.is(p.kind, name) || (name.starts_with(p.kind + ":") && p.is(p.kind, name.substr(p.kind.size() + 1)));
+  });
 }
 
 // Names that another usable file provides too: neither is taken when a recipe asks for one.

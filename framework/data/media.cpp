@@ -44,11 +44,15 @@ std::string local_path(std::string path) {
 
 // Where the part names its file; "" when it names none.
 std::string path_of_part(const Value& part, const std::string& kind) {
+  if (kind == "video" && part.find_set("fps"))
+    fail(ErrorCode::Data,
+         "a part of type 'video' says fps, which belongs to the frames: write {\"fps\": NUMBER} to video_metadata.json in their folder");
   const Value* value = first_set(part, {"path", kind, "url", kind + "_url", "file"});
   if (value && value->is_table()) value = first_set(*value, {"path", "url"});
   if (!value) return "";
   if (!value->is_string())
-    fail(ErrorCode::Data, "the path of a part of type '", kind, "' is a ", value->type_name(), ", expected a string");
+    fail(ErrorCode::Data, "the path of a part of type '", kind, "' is a ", value->type_name(), ", expected a string",
+         kind == "video" ? ": a video is a folder of pictures, its frames in the order of their names" : "");
   return local_path(value->as_string());
 }
 
@@ -162,8 +166,8 @@ std::vector<Medium> take_media(Value& messages, const fs::path& folder, const st
       if (path.empty()) {
         const auto next = listed.next(kind);
         if (!next)
-          fail(ErrorCode::Data, "message ", number, ": an ", kind, " has no file: the record lists ", listed.count(kind), " ", kind,
-               " files, and its messages have more places; give each part a 'path'");
+          fail(ErrorCode::Data, "message ", number, kind == "video" ? ": a " : ": an ", kind, " has no file: the record lists ",
+               listed.count(kind), " ", kind, " files, and its messages have more places; give each part a 'path'");
         path = *next;
       }
       media.push_back({kind, placed(path, folder)});
@@ -185,7 +189,9 @@ void settle_media(Value& messages, const fs::path& folder, const std::vector<Med
 
 void expand_media(std::vector<int64_t>& ids, std::vector<int64_t>* labels, const std::vector<Medium>& media, const MediaSupport& support) {
   if (media.empty() && !support.processor) return;
-  if (!support.processor) fail(ErrorCode::Data, "there is an ", media.front().kind, " in the messages, and ", support.problem);
+  if (!support.processor)
+    fail(ErrorCode::Data, "there is ", media.front().kind == "video" ? "a " : "an ", media.front().kind, " in the messages, and ",
+         support.problem);
   const Processor& processor = *support.processor;
   const std::vector<std::string> kinds = processor.kinds();
   for (const Medium& medium : media)

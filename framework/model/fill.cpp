@@ -271,10 +271,12 @@ class Filling {
       job.work = {weight};
   }
 
+  bool is_trained(const Job& job) const { return request_.train_dense && !(request_.frozen && request_.frozen->count(job.path())); }
+
   // The last panel is in: the tensors become the slot's filler.
   void complete(Job& job) {
     if (job.dense) {
-      job.dense->value = job.work[0].requires_grad_(request_.train_dense);
+      job.dense->value = job.work[0].requires_grad_(is_trained(job));
       return;
     }
     const SlotSpec& spec = job.slot->spec();
@@ -282,11 +284,11 @@ class Filling {
     if (spec.bias) {
       bias = job.bias_source ? job.bias_source->read(0, spec.out).to(job.device, job.dtype, /*non_blocking=*/false, /*copy=*/true)
                              : at::zeros({spec.out}, at::TensorOptions().dtype(job.dtype).device(job.device));
-      bias.requires_grad_(request_.train_dense);
+      bias.requires_grad_(is_trained(job));
     }
     if (!job.quantizer) {
       if (job.new_rows > 0) draw_new_rows(job.work[0], job.new_rows, job.how, request_.initializer_range, spec.path);
-      job.slot->fill(std::make_shared<DenseFiller>(job.work[0].requires_grad_(request_.train_dense), bias));
+      job.slot->fill(std::make_shared<DenseFiller>(job.work[0].requires_grad_(is_trained(job)), bias));
       job.work.clear();
       return;
     }

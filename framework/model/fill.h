@@ -23,6 +23,7 @@ struct FillRequest {
   double initializer_range = 0.02;
   uint64_t seed = 0;
   bool train_dense = false;                           // dense weights become trainable leaves
+  const std::set<std::string>* frozen = nullptr;      // but for these
   const std::set<std::string>* deferred = nullptr;    // slots that stay empty: calibrate.h fills them
   const std::set<std::string>* only_dense = nullptr;  // these slots and nothing else, dense whatever the plan says
 };

@@ -106,7 +106,7 @@ class Builder {
         } else {
           module.filler = dtype_name(slot.dtype);
           module.bytes = slot.numel() * static_cast<int64_t>(c10::elementSize(slot.dtype));
-          if (in_.purpose == Purpose::FullTraining) unit.trainable += slot.numel() + (slot.bias ? slot.out : 0);
+          count_trained(unit, module, slot.numel() + (slot.bias ? slot.out : 0), slot.stack, slot.part);
         }
         plan_.parameters_total += slot.numel();
         largest_slot_ = std::max(largest_slot_, slot.out * slot.in);
@@ -127,11 +127,34 @@ class Builder {
                                .reason = "not a weight matrix",
                                .dense_dtype = tensor.dtype});
       plan_.parameters_total += spec.numel();
-      if (in_.purpose == Purpose::FullTraining) unit.trainable += spec.numel();
+      count_trained(unit, plan_.modules.back(), spec.numel(), tensor.stack, tensor.part);
       unit.weights += spec.bytes();
       module_unit_.push_back(index_of(unit));
     }
     for (const auto& active : in_.quantizers) plan_.quantizers.push_back(active.quantizer);
+  }
+
+  void count_trained(Unit& unit, PlannedModule& module, int64_t elements, int stack, const std::string& part) {
+    if (in_.purpose != Purpose::FullTraining) return;
+    if (in_.frozen.count(module.path)) {
+      module.reason += "; frozen";
+      return;
+    }
+    unit.trainable += elements;
+    if (stack < 0) trained_parts_.insert(part);
+  }
+
+  // Of a model with parts, that of a stack's blocks.
+  std::string part_of(size_t stack) const {
+    for (const auto& slot : in_.blueprint.slots)
+      if (slot.stack == static_cast<int>(stack)) return slot.part;
+    return "";
+  }
+  // Whether something trains before the first block of a stack: towers begin with media, the language model with its embeddings and what towers make.
+  bool trains_before(size_t stack, bool trains_so_far) const {
+    if (const std::string part = part_of(stack); !part.empty()) return trained_parts_.count(part) > 0;
+    const bool has_trained_part = std::any_of(trained_parts_.begin(), trained_parts_.end(), [](const auto& p) { return !p.empty(); });
+    return trains_so_far || has_trained_part || units_.front().trainable > 0;
   }
 
   void count_adapters() {
@@ -146,6 +169,7 @@ class Builder {
           plan_.parameters_total += tensor.numel();
           if (in_.for_training) unit.trainable += tensor.numel();
         }
+        if (in_.for_training && slot->stack < 0) trained_parts_.insert(slot->part);
         if (in_.for_training)
           unit.activations_kept +=
               static_cast<int64_t>(loaded.adapter->activation_elements(*slot) * static_cast<double>(sizes_.tokens * sizes_.element));
@@ -164,8 +188,9 @@ class Builder {
       return;
     }
     const int64_t hidden = sizes_.tokens * b.hidden_size * sizes_.residual;
-    bool trains = units_.front().trainable > 0;  // here or below: else nothing is kept for a backward pass that never comes
+    bool trained = false;
     for (size_t s = 0; s < b.stacks.size(); ++s) {
+      bool trains = trains_before(s, trained);  // here or below: else nothing is kept for a backward pass that never comes
       const ActivationCost cost = s < b.block_activations.size() ? b.block_activations[s] : ActivationCost{};
       const double tokens = static_cast<double>(sizes_.tokens);
       const int64_t bytes = static_cast<int64_t>(tokens * (cost.compute * static_cast<double>(sizes_.element) + cost.float32 * kFloat32 +
@@ -178,6 +203,7 @@ class Builder {
         unit.activations_least = hidden;
         largest_block_ = std::max(largest_block_, unit.activations_kept);
       }
+      trained |= trains;
     }
     // Logits and their gradient, each in the compute dtype and in float32.
     const int64_t at_once = b.loss_chunk_tokens > 0 ? std::min(sizes_.tokens, b.loss_chunk_tokens) : sizes_.tokens;
@@ -310,6 +336,7 @@ class Builder {
   std::vector<Unit> units_;
   std::vector<int> first_unit_;
   std::vector<size_t> module_unit_;
+  std::set<std::string> trained_parts_;  // of what trains outside the blocks
   int64_t largest_slot_ = 0, largest_block_ = 0, loss_bytes_ = 0;
 };
 

@@ -1,5 +1,7 @@
 #pragma once
 // The arithmetic of the plan: bytes of every tensor after quantization, of adapters, gradients, optimizer state and activations, and their places.
+#include <set>
+#include <string>
 #include <vector>
 
 #include "model/choose.h"
@@ -17,8 +19,9 @@ struct LedgerInputs {
   const DtypePolicy& dtypes;
   Purpose purpose = Purpose::Inference;
   bool for_training = false;
-  std::vector<DeviceBudget> devices;  // CUDA first, cpu last
-  int64_t process_bytes = 0;          // what this process holds before loading, LibTorch included
+  const std::set<std::string>& frozen;  // of a full training
+  std::vector<DeviceBudget> devices;    // CUDA first, cpu last
+  int64_t process_bytes = 0;            // what this process holds before loading, LibTorch included
 };
 
 struct Ledger {

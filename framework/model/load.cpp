@@ -20,6 +20,7 @@
 #include "model/choose.h"
 #include "model/devices.h"
 #include "model/fill.h"
+#include "model/freeze.h"
 #include "model/guards.h"
 #include "model/ledger.h"
 #include "model/new_tokens.h"
@@ -47,6 +48,7 @@ struct Loading {
   Purpose purpose = Purpose::Inference;
   DtypePolicy dtypes;
   std::set<std::string> calibrated;  // slots that calibrate.h fills
+  std::set<std::string> frozen;      // by train.freeze
 
   explicit Loading(const LoadRequest& r) : request(r), recipe(*r.recipe), registry(*r.registry) {}
 
@@ -215,11 +217,12 @@ Blueprint make_blueprint(Loading& l) {
   const at::ScalarType model_dtype = resolve_model_dtype(l.recipe.model.dtype, m.config, stored_dtype(*m.checkpoint));
   l.dtypes = resolve_dtypes(model_dtype, l.purpose);
   m.precision = l.dtypes.precision;
+  if (l.purpose == Purpose::FullTraining) l.frozen = frozen_paths(blueprint, frozen_names(l.recipe));
   // Patches see the policy and may change it; what they add gets it afterwards.
   std::set<std::string> judged;
   const auto apply_policy = [&] {
     for (auto& slot : blueprint.slots)
-      if (judged.insert(slot.path).second) slot.dtype = l.dtypes.weights;
+      if (judged.insert(slot.path).second) slot.dtype = l.frozen.count(slot.path) ? model_dtype : l.dtypes.weights;
     for (auto& tensor : blueprint.tensors)
       if (judged.insert(tensor.path).second) tensor.dtype = l.dtypes.norms;
   };
@@ -345,6 +348,7 @@ void prepare(Loading& l) {
                                .dtypes = l.dtypes,
                                .purpose = l.purpose,
                                .for_training = l.request.for_training,
+                               .frozen = l.frozen,
                                .devices = usable_devices(l),
                                .process_bytes = host_memory_now()});
   m.plan = std::move(ledger.plan);
@@ -458,6 +462,7 @@ std::unique_ptr<LoadedModel> load_model(const LoadRequest& request) {
                          .initializer_range = m->config.float_or("initializer_range", 0.02),
                          .seed = seed,
                          .train_dense = l.purpose == Purpose::FullTraining,
+                         .frozen = &l.frozen,
                          .deferred = &l.calibrated};
   const FillReport report = fill_model(fill);
   for (const auto& note : report.notes) log_info(note);

@@ -4,15 +4,20 @@
 #include <filesystem>
 
 #include "base/text.h"
+#include "checkpoint/safetensors.h"
 #include "model/text_files.h"
 
 namespace tenon::host {
 
 namespace {
 
-bool serves(const Registry& registry, const char* kind, const std::string& type) {
-  const auto names = registry.names_with(kind, "serves", "new_tokens");
+bool declares(const Registry& registry, const char* kind, const std::string& type, const char* key, const char* value) {
+  const auto names = registry.names_with(kind, key, value);
   return std::find(names.begin(), names.end(), type) != names.end();
+}
+
+bool serves(const Registry& registry, const char* kind, const std::string& type) {
+  return declares(registry, kind, type, "serves", "new_tokens");
 }
 
 void tell(Value& options, const char* option, Value what) {
@@ -73,9 +78,14 @@ std::vector<AdapterSection> adapters_with(const NewTokens& tokens, const Recipe&
                                           std::vector<std::string>& notes) {
   std::vector<AdapterSection> sections = recipe.adapters;
   const std::vector<int64_t> ids = tokens.new_ids();
-  if (ids.empty()) return sections;
   for (auto& section : sections) {
-    if (!section.path.empty()) continue;  // its file says what it trained
+    if (!section.path.empty()) {  // its file says what it trained
+      const auto file = section.path / "adapter_model.safetensors";
+      if (declares(registry, "adapter", section.type, "told", "stored_tensors") && std::filesystem::exists(file))
+        tell(section.options, "stored_tensors", Value(SafetensorsFile(file).names()));
+      continue;
+    }
+    if (ids.empty()) continue;
     if (serves(registry, "adapter", section.type))
       tell(section.options, "new_tokens", Value(ids));
     else

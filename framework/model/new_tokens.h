@@ -1,6 +1,7 @@
 #pragma once
 // The tokens that [text] add_tokens brings, and who is told of them. A patch whose manifest row says serves=new_tokens takes the tokenizer's size as its
-// option new_num_tokens; where the recipe names none, the one that is here joins it. An adapter whose row says so takes the new ids as new_tokens.
+// option new_num_tokens; where the recipe names none, the one that is here joins it. An adapter whose row says so takes the new ids as new_tokens;
+// one whose row says told=stored_tensors takes the names of the tensors in the folder that it continues from.
 #include <memory>
 #include <string>
 #include <vector>

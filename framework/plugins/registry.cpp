@@ -94,6 +94,10 @@ struct Registry::Impl {
     if (nearest(name, all, 1).empty()) text += all.empty() ? ": no plugin here provides any" : ", there are: " + join(all, ", ");
     for (const auto* file : providing(kind, name, PluginState::Rejected))
       text += "\n  it is provided by a plugin that was refused, " + reasons_text(*file);
+    // Here the name is a checkpoint's, not a recipe's: no other spelling of it would do.
+    if (kind == KindOf<Architecture>::name)
+      text += concat("\n  a model of this type needs a plugin that provides '", kind, ":", name, "': `host plugins new ", kind,
+                     " NAME` begins one");
     throw Error(ErrorCode::Plugin, text);
   }
 

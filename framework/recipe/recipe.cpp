@@ -208,6 +208,9 @@ class RecipeReader {
     if (has("train", "warmup_ratio") && has("train", "warmup_steps"))
       sections_.report(place_of("train", "warmup_steps"), "'train.warmup_steps' and 'train.warmup_ratio' exclude each other");
     if (!recipe_.train) return;
+    if (has("train", "freeze") && !recipe_.adapters.empty())
+      sections_.report(place_of("train", "freeze"),
+                       "'train.freeze' is for training a model without [adapter]: with one, all but the adapter is frozen already");
     if (!document_.find("data"))
       sections_.report(recipe_.train->place, "[train] needs [data] with 'train' files");
     else if (recipe_.data && recipe_.data->train.empty() && !given_wrongly("data", "train"))

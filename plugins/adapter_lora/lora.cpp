@@ -10,14 +10,13 @@
 #include <map>
 #include <set>
 
-#include "tenon/new_rows.h"
 #include "whole.h"
 
 namespace tenon::lora {
 
 namespace {
 
-constexpr const char* kPrefix = "base_model.model.";
+constexpr const char* kPrefix = kKeyPrefix;
 
 // Names of a target's tensors in the file; PEFT puts no ".weight" behind those of embeddings and magnitudes.
 struct Names {
@@ -43,19 +42,6 @@ std::string shape_text(at::IntArrayRef shape) {
   std::string text = "[";
   for (size_t i = 0; i < shape.size(); ++i) text += (i ? ", " : "") + std::to_string(shape[i]);
   return text + "]";
-}
-
-// Module paths under which files may know a slot: its own, those of its layouts in checkpoints, and either with or without the outer "model."
-// (an adapter trained on the bare backbone lacks it).
-std::vector<std::string> known_paths(const SlotSpec& slot) {
-  std::vector<std::string> paths{slot.path};
-  for (const auto& source : slot.sources)
-    if (const Source stored = split_new_rows(source).stored; stored.pieces.size() == 1 && !source.stack)
-      if (const std::string& tensor = stored.pieces[0].tensor; tensor.ends_with(".weight"))
-        paths.push_back(tensor.substr(0, tensor.size() - 7));
-  for (size_t i = 0, n = paths.size(); i < n; ++i)
-    if (paths[i].starts_with("model.")) paths.push_back(paths[i].substr(6));
-  return paths;
 }
 
 // "base_model.model.x.lora_A.default.weight" (a raw state dict) -> "x.lora_A.weight".
@@ -96,8 +82,9 @@ std::vector<std::string> Lora::targets(const Blueprint& blueprint) const {
 }
 
 std::vector<std::string> Lora::modules_to_save(const Blueprint& blueprint) const {
-  const std::set<std::string> whole = find_targets(options_, blueprint, !saved_config_.is_null()).whole;
-  return {whole.begin(), whole.end()};
+  TargetSet found = find_targets(options_, blueprint, !saved_config_.is_null());
+  found.whole.merge(found.stored);  // dense too
+  return {found.whole.begin(), found.whole.end()};
 }
 
 std::string Lora::bias_name(const SlotSpec& slot) const {
@@ -109,6 +96,7 @@ std::string Lora::bias_name(const SlotSpec& slot) const {
 
 std::vector<TensorSpec> Lora::parameters(const SlotSpec& slot) const {
   std::vector<TensorSpec> specs;
+  if (found_.stored.count(slot.path)) return specs;  // they take the place of the base's bytes
   if (const auto tokens = found_.tokens.slots.find(slot.path); tokens != found_.tokens.slots.end()) {
     if (tokens->second.owner == slot.path)
       specs.push_back({token_rows_name(slot), {static_cast<int64_t>(tokens->second.ids.size()), slot.in}, at::kFloat});
@@ -153,13 +141,27 @@ void Lora::initialise(LowRank& update, bool is_embedding) const {
 
 // The narrow product, and with dropout a mask of one byte an element.
 double Lora::activation_elements(const SlotSpec& slot) const {
-  if (found_.whole.count(slot.path) || found_.biased.count(slot.path) || found_.tokens.slots.count(slot.path)) return 0;
+  if (found_.whole.count(slot.path) || found_.biased.count(slot.path) || found_.stored.count(slot.path) ||
+      found_.tokens.slots.count(slot.path))
+    return 0;
   const double mask = options_.lora_dropout > 0 ? static_cast<double>(slot.in) / static_cast<double>(c10::elementSize(slot.dtype)) : 0;
   return mask + static_cast<double>(options_.r);
 }
 
 std::shared_ptr<Filler> Lora::wrap(const SlotSpec& slot, std::shared_ptr<Filler> base, at::Device device, bool trainable) {
-  Target target{.slot = slot, .base = base};
+  Target target{.slot = slot, .device = device};
+  const Target* owner = slot.tied_to.empty() ? nullptr : find(slot.tied_to);
+  // A tied head alone cannot be replaced: its embedding would keep the old rows.
+  if (!saved_config_.is_null() && may_be_stored(slot) && !found_.whole.count(slot.path) &&
+      (slot.tied_to.empty() || (owner && owner->stored))) {
+    target.stored = owner ? owner->stored : std::make_shared<StoredRowsFiller>(std::move(base));
+    base = target.stored;
+    if (found_.stored.count(slot.path)) {
+      targets_.push_back(std::move(target));
+      return base;
+    }
+  }
+  target.base = base;
   const at::TensorOptions options = at::TensorOptions(device).dtype(at::kFloat);
   const bool is_whole = found_.whole.count(slot.path), is_adapted = !is_whole && !found_.biased.count(slot.path);
   {
@@ -223,6 +225,9 @@ std::vector<AdapterParameter> Lora::leaves_of(const Target& target) const {
     if (leaf.defined()) leaves.push_back({name, leaf});
   };
   add(weight_name(target.slot), target.weight);
+  // What a file brought goes into the next one, under the name that PEFT has for it; a tied head's copy where the file has one.
+  if (target.stored && (target.slot.tied_to.empty() || names_tensor(options_, stored_name(target))))
+    add(stored_name(target), target.stored->weight());
   if (target.ids.defined() && found_.tokens.slots.at(target.slot.path).owner == target.slot.path)
     add(token_rows_name(target.slot), target.rows);
   add(names.a, target.update.a);
@@ -249,12 +254,32 @@ void Lora::configure(const Value& saved_config) {
   saved_config_ = saved_config;
 }
 
+std::string Lora::stored_name(const Target& target) const {
+  if (found_.stored.count(target.slot.path)) return weight_name(target.slot);
+  return module_name(target.slot) + (target.ids.defined() ? ".token_adapter.base_layer.weight" : ".base_layer.weight");
+}
+
+std::string Lora::replace_base(const Target& target, const at::Tensor& rows) const {
+  if (!target.stored) {
+    // A copy of what is no embedding must be the weight that is here already, up to bfloat16's rounding.
+    const at::Tensor own = target.base->dense_rows(at::kFloat, 0, target.slot.out).to(at::kCPU);
+    return (rows - own).abs().sub_(own.abs(), 1.0 / 128).max().item<float>() > 1e-6F ? "is another weight than the model's" : "";
+  }
+  const at::Tensor weight = rows.to(target.device, target.slot.dtype);
+  if (weight.equal(target.stored->dense_rows(target.slot.dtype, 0, target.slot.out).to(target.device))) return "";
+  if (target.stored->weight().defined()) return "is another weight than that of the embedding, with which it is tied";
+  if (target.update.magnitude.defined()) return "is another weight than the model's, which use_dora is not served with";
+  target.stored->replace(weight);
+  return "";
+}
+
 void Lora::load(const TensorSource& weights) {
   at::NoGradGuard no_grad;
   constexpr size_t kListed = 12;
   std::vector<std::string> problems;
   std::map<std::string, std::pair<std::string, at::Tensor>> places;  // plain key -> name as written, tensor
   std::map<std::string, const Target*> bases;                        // plain key of a saved copy of the base weight
+  std::map<std::string, const Target*> twins;                        // plain key of a tied head's rows, which are its embedding's
   std::set<std::string> missing;
   const size_t prefix = std::string(kPrefix).size();
   for (const auto& target : targets_)
@@ -272,7 +297,13 @@ void Lora::load(const TensorSource& weights) {
           places.emplace(path + ".bias", std::pair{name, tensor});  // files from before PEFT's wrapper had its name there
       }
     }
-    for (const auto& path : known_paths(target.slot)) bases.emplace(path + ".base_layer.weight", &target);
+    for (const auto& path : known_paths(target.slot)) {
+      if (target.ids.defined()) twins.emplace(path + token_rows_name(target.slot).substr(module_name(target.slot).size()), &target);
+      bases.emplace(path + ".base_layer.weight", &target);
+      if (!target.stored) continue;
+      for (const char* tail : {".weight", ".original_module.weight", ".token_adapter.base_layer.weight"})
+        bases.emplace(path + tail, &target);
+    }
   }
   for (const auto& key : weights.names()) {
     const std::string plain = plain_key(key);
@@ -280,27 +311,31 @@ void Lora::load(const TensorSource& weights) {
     if (auto place = places.find(plain); place != places.end()) {
       const auto& [name, tensor] = place->second;
       const TensorSpec spec = weights.spec(key);
-      if (!missing.erase(name))
+      const bool is_first = missing.erase(name) > 0;
+      if (!is_first && twins.count(plain)) continue;  // an embedding's rows, and those of the head that is tied to it
+      if (!is_first)
         problems.push_back(concat("'", key, "' comes twice"));
       else if (at::IntArrayRef(spec.shape) != tensor.sizes())
         problems.push_back(concat("'", key, "' is ", shape_text(spec.shape), ", expected ", shape_text(tensor.sizes())));
       else
         tensor.copy_(weights.read(key));
     } else if (auto base = bases.find(plain); base != bases.end()) {
-      // PEFT keeps a copy of targeted embeddings and heads. It must be the weight that is here already, up to bfloat16's rounding.
       const at::Tensor copy = weights.read(key).to(at::kFloat);
-      const SlotSpec& slot = base->second->slot;
+      const Target& target = *base->second;
+      const SlotSpec& slot = target.slot;
       if (copy.sizes() != at::IntArrayRef({slot.out, slot.in}))
-        problems.push_back(concat("'", key, "' is ", shape_text(copy.sizes()), ", the model's weight is [", slot.out, ", ", slot.in, "]"));
-      else {
-        const at::Tensor own = base->second->base->dense_rows(at::kFloat, 0, slot.out).to(at::kCPU);
-        if ((copy - own).abs().sub_(own.abs(), 1.0 / 128).max().item<float>() > 1e-6F)
-          problems.push_back(concat("'", key, "' is another weight than the model's"));
-      }
-    } else {
+        problems.push_back(concat("'", key, "' is ", shape_text(copy.sizes()), ", the model's weight is [", slot.out, ", ", slot.in, "]",
+                                  target.stored ? ": it was saved with another vocabulary, whose tokens text.add_tokens brings" : ""));
+      else if (const std::string problem = replace_base(target, copy); !problem.empty())
+        problems.push_back(concat("'", key, "' ", problem));
+    } else if (!twins.count(plain)) {
       problems.push_back(concat("'", key, "' has no place in this model"));
     }
   }
+  for (const auto& key : weights.names())
+    if (auto twin = twins.find(plain_key(key)); twin != twins.end())
+      if (const at::Tensor rows = weights.read(key).to(at::kFloat); !rows.equal(twin->second->rows.to(at::kCPU)))
+        problems.push_back(concat("'", key, "' is not what the embedding's rows are, with which it is tied"));
   for (const auto& name : missing) problems.push_back(concat("'", name, "' is missing"));
   if (problems.empty()) return;
   std::string text;

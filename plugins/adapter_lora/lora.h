@@ -7,6 +7,7 @@
 
 #include "lora_filler.h"
 #include "options.h"
+#include "stored_rows.h"
 #include "targets.h"
 #include "tenon/adapter.h"
 
@@ -37,10 +38,15 @@ class Lora final : public Adapter {
     at::Tensor weight, bias;  // float32; weight: of a module that is trained whole
     at::Tensor ids, rows;     // of trained rows; a tied head's belong to its embedding
     std::shared_ptr<Filler> base;
+    std::shared_ptr<StoredRowsFiller> stored;  // of a continued adapter's embedding or head: its base, which the file may replace
+    at::Device device = at::kCPU;
   };
   const Target* find(const std::string& path) const;
   // Its leaves and their names in the file.
   std::vector<AdapterParameter> leaves_of(const Target& target) const;
+  // Takes what a file says of a base's rows; the problem, or "".
+  std::string replace_base(const Target& target, const at::Tensor& rows) const;
+  std::string stored_name(const Target& target) const;
   std::string bias_name(const SlotSpec& slot) const;  // empty: not trained
   std::shared_ptr<Filler> add_token_rows(Target& target, std::shared_ptr<Filler> base, const at::TensorOptions& options) const;
   std::shared_ptr<Filler> add_low_rank(Target& target, std::shared_ptr<Filler> base, const at::TensorOptions& options) const;

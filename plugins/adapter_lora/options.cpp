@@ -169,6 +169,10 @@ OptionTable lora_options() {
           "Token ids whose rows are trained in the embedding and in the head, where nothing else trains these; by default the new ones of "
           "text.add_tokens. Saved as trainable_token_indices.",
           checked(check_ids)),
+      option(&LoraOptions::stored_tensors, "stored_tensors",
+             "Names of the tensors in the file at path, which the host tells: whole embeddings and output heads among them take the "
+             "place of the base's.",
+             checked(check_names)),
       option(&LoraOptions::init_lora_weights, "init_lora_weights",
              "\"default\" (or true): A uniform, B zero. \"gaussian\": A normal with deviation 1/r, B zero. false: both random.",
              checked(check_init)),
@@ -213,6 +217,7 @@ LoraOptions read_peft_config(const Value& config, const LoraOptions& recipe) {
   replace_if_set(config, "layers_to_transform", o.layers_to_transform);
   replace_if_set(config, "layers_pattern", o.layers_pattern);
   if (const Value* tokens = config.find_set("trainable_token_indices"); tokens && !is_off(*tokens)) o.trainable_token_indices = *tokens;
+  o.stored_tensors = recipe.stored_tensors;
   o.init_lora_weights = true;
   if (const Value* modules = config.find_set("modules_to_save"); modules && !is_off(*modules)) {
     const std::string problem = modules->is_list() ? check_names(*modules) : concat("expected a list, found ", modules->type_name());

@@ -24,6 +24,7 @@ struct LoraOptions {
   std::vector<std::string> modules_to_save;
   Value trainable_token_indices;   // null, a list of ids, or module name -> list
   Value new_tokens;                // null or a list of ids: what the host says of text.add_tokens
+  Value stored_tensors;            // null or a list of names: what the host says of the file at [adapter] path
   Value init_lora_weights = true;  // true, "gaussian" or false
   Value layers_to_transform;       // null, an int or a list of ints
   Value layers_pattern;            // null, a string or a list

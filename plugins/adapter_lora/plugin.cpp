@@ -4,7 +4,7 @@
 #include "lora.h"
 
 TENON_PLUGIN(.id = "tenon.adapter_lora", .version = "0.1.0", .license = "Apache-2.0",
-             .provides = {"adapter:lora;format=peft;serves=new_tokens"})
+             .provides = {"adapter:lora;format=peft;serves=new_tokens;told=stored_tensors"})
 
 TENON_REGISTER(tenon::Registrar& registrar) {
   using namespace tenon::lora;

@@ -6,6 +6,8 @@
 #include <regex>
 #include <set>
 
+#include "stored_rows.h"
+
 namespace tenon::lora {
 
 namespace {
@@ -300,6 +302,7 @@ TargetSet find_targets(const LoraOptions& options, const Blueprint& blueprint, b
     return is_match && scope.holds(slot) && !exclude.matches(slot.path) && !(wanted.is_list() && !layers.allows(slot.path));
   };
   TargetSet found;
+  const std::set<std::string> stored = stored_slots(options, blueprint);
   found.tokens =
       find_token_rows(options, blueprint, saved, [&](const SlotSpec& slot) { return is_whole(options, slot.path) || is_adapted(slot); });
   std::vector<const SlotSpec*> adapted;
@@ -320,6 +323,11 @@ TargetSet find_targets(const LoraOptions& options, const Blueprint& blueprint, b
     if (is_match && !scope.holds(slot)) is_match = false, is_scoped = true;
     if (is_match && all_linear) linear.push_back(slot.path);
     if (!is_match || exclude.matches(slot.path) || (wanted.is_list() && !layers.allows(slot.path))) {
+      if (stored.count(slot.path)) {
+        found.stored.insert(slot.path);
+        found.paths.push_back(slot.path);
+        continue;
+      }
       if (options.bias != "all" || !is_linear || !slot.bias) continue;
       found.biased.insert(slot.path);
       found.paths.push_back(slot.path);

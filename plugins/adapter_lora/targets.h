@@ -14,6 +14,7 @@ struct TargetSet {
   std::vector<std::string> paths;  // all that are wrapped, in blueprint order
   std::set<std::string> whole;     // those of them that are trained whole (modules_to_save)
   std::set<std::string> biased;    // those of them of which only the bias is trained
+  std::set<std::string> stored;    // those of them whose base's rows a file brings, and nothing else
   TokenRowsOf tokens;              // those of them of which only some rows are trained
   Value written;                   // target_modules of adapter_config.json: as given, or what "all-linear", a default or a scope stands for
 };

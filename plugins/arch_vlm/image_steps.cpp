@@ -100,13 +100,13 @@ void read_pixel_steps(nn::ConfigReader& reader, ImageSteps& steps) {
   }
 }
 
-void finish_steps(const nn::ConfigReader& reader, const ProcessorFiles& files) {
+void finish_steps(const nn::ConfigReader& reader, const ProcessorFiles& files, const std::string& file) {
   try {
     reader.finish("image processor");
   } catch (const Error& error) {
     // The reader speaks of config.json.
     const std::string& text = error.message();
-    fail(ErrorCode::Data, files.folder, "/preprocessor_config.json", text.substr(text.find("')") + 2));
+    fail(ErrorCode::Data, files.folder, "/", file, text.substr(text.find("')") + 2));
   }
 }
 

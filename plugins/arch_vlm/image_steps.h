@@ -5,6 +5,7 @@
 #include <array>
 #include <cstdint>
 #include <optional>
+#include <string>
 
 #include "tenon/media.h"
 #include "tenon/nn/config_reader.h"
@@ -31,7 +32,7 @@ struct ImageSteps {
 
 // The keys that say what becomes of pixels: all but sizes and crops; what the file leaves out stays as it is in `steps`. Problems stay with the reader, whose error finish_steps heads with the file.
 void read_pixel_steps(nn::ConfigReader& reader, ImageSteps& steps);
-void finish_steps(const nn::ConfigReader& reader, const ProcessorFiles& files);
+void finish_steps(const nn::ConfigReader& reader, const ProcessorFiles& files, const std::string& file = "preprocessor_config.json");
 
 // Error(Data) naming everything that is wrong or not served. `edge`: of the tower's pictures, for files that say nothing.
 ImageSteps read_image_steps(const ProcessorFiles& files, int64_t edge, bool is_siglip);

@@ -10,7 +10,7 @@
 
 TENON_PLUGIN(.id = "tenon.arch_vlm", .version = "0.1.0", .license = "Apache-2.0",
              .provides = {"architecture:llava;modality=image,text", "architecture:llava_next;modality=image,text",
-                          "architecture:qwen2_vl;modality=image,text", "architecture:qwen2_5_vl;modality=image,text",
+                          "architecture:qwen2_vl;modality=image,video,text", "architecture:qwen2_5_vl;modality=image,video,text",
                           "architecture:lfm2_vl;modality=image,text", "architecture:mllama;modality=image,text",
                           "architecture:voxtral;modality=audio,text"})
 

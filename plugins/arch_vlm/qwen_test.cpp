@@ -1,4 +1,4 @@
-// Qwen2-VL and Qwen2.5-VL: where tokens stand, who sees whom in the tower, what is refused. Parity is tests/parity/test_qwen_vl.py.
+// Qwen2-VL and Qwen2.5-VL: where tokens stand, who sees whom in the tower, what is refused. Parity is tests/parity/test_vlm_qwen.py.
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/arange.h>
@@ -110,7 +110,7 @@ TEST_CASE("sizes are multiples of a token's edge within the bounds") {
 
 TEST_CASE("patches come in squares that become one token, each pixel once a frame") {
   const at::Tensor rgb = at::arange(3 * 4 * 8, at::kFloat).view({3, 4, 8});
-  const at::Tensor patches = patchify(rgb, 2, 2, 2);
+  const at::Tensor patches = patchify(rgb.unsqueeze(0).expand({2, -1, -1, -1}), 2, 2);
   REQUIRE(patches.sizes() == at::IntArrayRef({8, 24}));
   // Third patch: second row of the first square. Channel, frame, row, column.
   CHECK(patches.select(0, 2).view({3, 2, 2, 2}).select(1, 1).equal(rgb.narrow(1, 2, 2).narrow(2, 0, 2)));

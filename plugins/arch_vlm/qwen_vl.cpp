@@ -51,7 +51,7 @@ std::unique_ptr<Processor> QwenVlArchitecture::processor(const Value& config, co
   if (c.image_token >= vocab)
     fail(ErrorCode::Data, "config.json (model_type '", family_.model_type, "'): image_token_id is ", c.image_token,
          ", the text model's vocabulary ends at ", vocab);
-  return std::make_unique<QwenProcessor>(c, files);
+  return std::make_unique<QwenProcessor>(c, files, /*takes_videos=*/c.video_token < vocab);
 }
 
 }  // namespace tenon::vlm

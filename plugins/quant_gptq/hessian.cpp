@@ -53,7 +53,7 @@ void Hessian::observe(const at::Tensor& x) {
   if (!x.is_cpu()) return observe_on_device(x);
   if (!sum_.defined()) sum_ = at::zeros({columns_, columns_}, at::kFloat);
   const int64_t count = x.size(0);
-  add_moments(x.to(at::kCPU), sum_);
+  add_moments(x, sum_);
   tokens_ += count;
 }
 

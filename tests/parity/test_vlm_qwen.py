@@ -22,7 +22,7 @@ SPECIAL = ["<unk>", "<s>", "</s>", "<pad>"]
 MEDIA = ["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
 VOCABULARY = {token: i for i, token in enumerate([*SPECIAL, *vlm.WORDS, *MEDIA])}
 IMAGE, VIDEO = VOCABULARY["<|image_pad|>"], VOCABULARY["<|video_pad|>"]
-TEMPLATE = vlm.TEMPLATE.replace("<image> ", "<|vision_start|> <|image_pad|> <|vision_end|> ")
+TEMPLATE = vlm.TEMPLATE.replace("{{ '<image> ' }}", "{{ '<|vision_start|> <|image_pad|> <|vision_end|> ' }}{% elif part['type'] == 'video' %}{{ '<|vision_start|> <|video_pad|> <|vision_end|> ' }}")
 
 
 def qwen_config(family, seed):
@@ -195,7 +195,7 @@ def test_plan_of_the_real_config(tmp_path):
     assert plan["fits"]
 
 
-def save_processor(folder, model, **settings):
+def save_processor(folder, model, video=None, **settings):
     raw = tokenizers.Tokenizer(tokenizers.models.WordLevel(VOCABULARY, unk_token="<unk>"))
     raw.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
     raw.add_special_tokens(["<s>", "</s>", "<pad>", *MEDIA])
@@ -205,7 +205,7 @@ def save_processor(folder, model, **settings):
     shape = {"patch_size": vision.patch_size, "merge_size": vision.spatial_merge_size, "temporal_patch_size": vision.temporal_patch_size}
     images = transformers.Qwen2VLImageProcessor(**shape, **settings)
     processor_class = transformers.Qwen2VLProcessor if model.config.model_type == "qwen2_vl" else transformers.Qwen2_5_VLProcessor
-    processor = processor_class(image_processor=images, tokenizer=tokenizer, video_processor=transformers.Qwen2VLVideoProcessor(**shape), chat_template=TEMPLATE)
+    processor = processor_class(image_processor=images, tokenizer=tokenizer, video_processor=transformers.Qwen2VLVideoProcessor(**shape, **(video or {})), chat_template=TEMPLATE)
     processor.save_pretrained(folder)
     return processor
 
