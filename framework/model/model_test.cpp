@@ -1,3 +1,4 @@
+#include <set>
 #include <doctest/doctest.h>
 
 #include "model/choose.h"
@@ -178,11 +179,13 @@ TEST_CASE("a quantizer's modules go to devices on which it multiplies") {
     recipe.model.device_map = std::move(map);
     quantizer->devices = std::move(devices);
     const std::vector<LoadedAdapter> none;
+    const std::set<std::string> nothing_frozen;
     return make_ledger({.recipe = recipe,
                         .blueprint = b,
                         .quantizers = quantizers,
                         .adapters = none,
                         .dtypes = dtypes,
+                        .frozen = nothing_frozen,
                         .devices = {{"cuda:0", 1000 * kMiB}, {"cpu", 1000 * kMiB}}})
         .plan;
   };
