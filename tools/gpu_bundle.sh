@@ -11,9 +11,11 @@ mkdir -p "$bundle/build/bin" "$bundle/build/lib/tenon/plugins" "$bundle/build/te
 cp "$build/bin/host" "$build/bin/bench_gpu" "$bundle/build/bin/"
 cp "$build"/lib/libtenon.so "$bundle/build/lib/"
 cp "$build"/lib/tenon/plugins/*.so "$bundle/build/lib/tenon/plugins/"
-find "$build/tests" -maxdepth 1 -type f -perm -u+x -exec cp {} "$bundle/build/tests/" \;
+# Not what tests texts, plugin files and the build's own folders: no device has to do with them, and they want files that are not carried.
+find "$build/tests" -maxdepth 1 -type f -perm -u+x ! -name test_text_hf ! -name test_plugins ! -name test_bad_plugins ! -name test_cli ! -name '*abi*' \
+  -exec cp {} "$bundle/build/tests/" \;
 # Symbols are most of the size; the manifests stay, they lie in sections of their own.
-find "$bundle/build" -type f -exec strip --strip-debug {} +
+find "$bundle/build" -type f -exec strip --strip-unneeded {} +
 
 for path in tests/recipes tests/gpu tests/data examples bench; do
   # Tracked files only: no checkpoint of a benchmark, no run of an example.
