@@ -25,7 +25,8 @@ for path in tests/recipes tests/gpu tests/data examples bench; do
 done
 # Real inputs, where they are here: two small models and a little text.
 shared=${TENON_SHARED:-$root/../shared}
-for path in data/models/stories260K data/models/babyllama-105 data/models/reference.json data/sft/alpaca_tiny.json data/text/tinystories.txt; do
+for path in data/models/stories260K data/models/babyllama-105 data/models/reference.json data/sft/alpaca_tiny.json data/sft/alpaca_en_demo.json \
+  data/text/tinystories.txt; do
   [[ ! -e $shared/$path ]] || { mkdir -p "$bundle/shared/${path%/*}" && cp -rL "$shared/$path" "$bundle/shared/$path"; }
 done
 cp "$root/tools/run_gpu.sh" "$bundle/run-gpu.sh"
