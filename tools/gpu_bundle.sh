@@ -11,9 +11,11 @@ mkdir -p "$bundle/build/bin" "$bundle/build/lib/tenon/plugins" "$bundle/build/te
 cp "$build/bin/host" "$build/bin/bench_gpu" "$bundle/build/bin/"
 cp "$build"/lib/libtenon.so "$bundle/build/lib/"
 cp "$build"/lib/tenon/plugins/*.so "$bundle/build/lib/tenon/plugins/"
-find "$build/tests" -maxdepth 1 -type f -perm -u+x -exec cp {} "$bundle/build/tests/" \;
+# Not what tests texts, plugin files and the build's own folders: no device has to do with them, and they want files that are not carried.
+find "$build/tests" -maxdepth 1 -type f -perm -u+x ! -name test_text_hf ! -name test_plugins ! -name test_bad_plugins ! -name test_cli ! -name '*abi*' \
+  -exec cp {} "$bundle/build/tests/" \;
 # Symbols are most of the size; the manifests stay, they lie in sections of their own.
-find "$bundle/build" -type f -exec strip --strip-debug {} +
+find "$bundle/build" -type f -exec strip --strip-unneeded {} +
 
 for path in tests/recipes tests/gpu tests/data examples bench; do
   # Tracked files only: no checkpoint of a benchmark, no run of an example.
@@ -23,7 +25,8 @@ for path in tests/recipes tests/gpu tests/data examples bench; do
 done
 # Real inputs, where they are here: two small models and a little text.
 shared=${TENON_SHARED:-$root/../shared}
-for path in data/models/stories260K data/models/babyllama-105 data/models/reference.json data/sft/alpaca_tiny.json data/text/tinystories.txt; do
+for path in data/models/stories260K data/models/babyllama-105 data/models/reference.json data/sft/alpaca_tiny.json data/sft/alpaca_en_demo.json \
+  data/text/tinystories.txt; do
   [[ ! -e $shared/$path ]] || { mkdir -p "$bundle/shared/${path%/*}" && cp -rL "$shared/$path" "$bundle/shared/$path"; }
 done
 cp "$root/tools/run_gpu.sh" "$bundle/run-gpu.sh"

@@ -47,8 +47,13 @@ if [[ $what == tests || $what == all ]]; then
     "$TENON_HOST" check-plugin "$plugin" --only 'quantizer.*' >"$output.kit" 2>&1 || { cat "$output.kit"; echo "run-gpu: check-plugin ${plugin##*/} failed"; }
   done 2>&1 | tee -a "$output"
   for test in "$here"/build/tests/*; do
+    [[ $test != */test_recipes ]] || continue
     echo "== ${test##*/}"
     (cd "$here/build" && timeout 900 "$test") || { echo "run-gpu: ${test##*/} failed with $?"; status=1; }
+  done 2>&1 | tee -a "$output"
+  for recipe in "$here"/tests/recipes/*.toml; do
+    echo "== ${recipe##*/}"
+    (cd "$here/build" && timeout 900 "$here/build/tests/test_recipes" "$recipe") || echo "run-gpu: ${recipe##*/} failed with $?"
   done 2>&1 | tee -a "$output"
   grep -q '^run-gpu: .* failed' "$output" && status=1
   "$python" "$here/run_tests.py" --count "$output" "$status" || status=1
