@@ -43,9 +43,9 @@ struct Stage {
   std::vector<Slot*> slots;
   std::map<std::string, Watch> watches;  // by quantizer and input group
   std::map<const Slot*, Watch*> watch_of;
-  bool done = false;           // with the batch at work
-  bool is_over = false;        // with all of them: the slots are on their way to being quantized
-  PausedRun* pass = nullptr;   // of the batch at work; null: the block is run once more behind this stage
+  bool done = false;          // with the batch at work
+  bool is_over = false;       // with all of them: the slots are on their way to being quantized
+  PausedRun* pass = nullptr;  // of the batch at work; null: the block is run once more behind this stage
 
   bool all_seen() const {
     return std::all_of(watches.begin(), watches.end(), [](const auto& w) { return w.second.seen; });
@@ -89,7 +89,8 @@ class ObservingFiller final : public Filler {
 
 // One batch on its way through a block, stopping at each stage.
 struct Pass {
-  Pass(Model& model, int stack, int64_t block, const State& from) : state(from), run([&model, stack, block, this] { model.run_block(stack, block, state); }) {
+  Pass(Model& model, int stack, int64_t block, const State& from)
+      : state(from), run([&model, stack, block, this] { model.run_block(stack, block, state); }) {
     state.hidden = state.hidden.clone();
   }
   State state;
@@ -432,7 +433,7 @@ class Calibrating {
   std::list<Stage> stages_;
   std::vector<std::shared_ptr<Filler>> retired_;
   std::vector<std::unique_ptr<Pass>> passes_;  // by batch; null: none has paused
-  size_t batch_ = 0;  // at work
+  size_t batch_ = 0;                           // at work
   size_t slots_left_ = 0;
   int64_t blocks_done_ = 0, blocks_total_ = 0;
   CalibrationReport report_;

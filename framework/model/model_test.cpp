@@ -1,5 +1,6 @@
-#include <set>
 #include <doctest/doctest.h>
+
+#include <set>
 
 #include "model/choose.h"
 #include "model/devices.h"

@@ -28,7 +28,8 @@ struct Unwinding {};  // thrown by pause() when nobody will go on
 struct PausedRun::Context {
   explicit Context(std::function<void()> b) : body(std::move(b)) {
     const auto page = static_cast<size_t>(::sysconf(_SC_PAGESIZE));
-    void* memory = ::mmap(nullptr, kStackBytes + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_STACK, -1, 0);
+    void* memory =
+        ::mmap(nullptr, kStackBytes + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_STACK, -1, 0);
     if (memory == MAP_FAILED) throw std::bad_alloc();
     mapped = kStackBytes + page;
     base = static_cast<char*>(memory);

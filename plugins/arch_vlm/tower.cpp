@@ -26,7 +26,8 @@ class Builder {
     const bool clip = c_.kind == TowerKind::Clip;
     if (clip) tensor("embeddings.class_embedding", {c_.hidden}, DenseKind::Other, 0);
     if (c_.kind == TowerKind::Siglip2) {
-      part_.linear("embeddings.patch_embedding", c_.hidden, c_.channels * c_.patch * c_.patch, /*bias=*/true, 0, /*stage=*/0, "", Partition::Column);
+      part_.linear("embeddings.patch_embedding", c_.hidden, c_.channels * c_.patch * c_.patch, /*bias=*/true, 0, /*stage=*/0, "",
+                   Partition::Column);
     } else {
       tensor("embeddings.patch_embedding.weight", {c_.hidden, c_.channels, c_.patch, c_.patch}, DenseKind::Convolution, 0);
       if (!clip) tensor("embeddings.patch_embedding.bias", {c_.hidden}, DenseKind::Other, 0);

@@ -30,11 +30,8 @@ Blueprint VoxtralArchitecture::blueprint(const Value& config) const {
   const double positions_per_token = static_cast<double>(c.audio.positions) / static_cast<double>(c.tokens_per_window());
   add_audio_tower(b, c.audio, kAudioPath, kTowerFiles, positions_per_token);
   // It runs where the tower ends.
-  add_projector(b, {.in = c.audio.intermediate,
-                    .width = text.hidden_size,
-                    .out = text.hidden_size,
-                    .bias = false,
-                    .block = c.audio.layers - 1});
+  add_projector(
+      b, {.in = c.audio.intermediate, .width = text.hidden_size, .out = text.hidden_size, .bias = false, .block = c.audio.layers - 1});
   add_backbone(b, text, kTextNames);
   b.seams.push_back("projector");
   b.ignorable = {R"((?:model\.)?(?:language_model\.)?(?:model\.)?(?:layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq)"};

@@ -11,7 +11,7 @@ inline constexpr int kTileRows = 16;       // rows of a weight that are quantize
 inline constexpr int kBlockColumns = 128;  // columns between two updates of everything behind them
 inline constexpr int kFusedRows = 16;      // rows of activations that multiply straight from the codes
 
-inline constexpr int kPanelColumns = 48;   // columns of activations that lie together for their second moments
+inline constexpr int kPanelColumns = 48;  // columns of activations that lie together for their second moments
 
 enum class Dtype : std::int32_t { F32, Bf16, F16 };
 

@@ -60,8 +60,8 @@ void add_moments(const at::Tensor& x, at::Tensor& sum, const Kernels& k) {
       for (int64_t p = from; p < to; ++p) {
         float* panel = data + p * kSteps * kPanelColumns;
         if (in_pairs)
-          pack_pairs(reinterpret_cast<const uint16_t*>(rows.const_data_ptr<at::BFloat16>()) + first * columns, columns, part, p * kPanelColumns,
-                     reinterpret_cast<uint32_t*>(panel));
+          pack_pairs(reinterpret_cast<const uint16_t*>(rows.const_data_ptr<at::BFloat16>()) + first * columns, columns, part,
+                     p * kPanelColumns, reinterpret_cast<uint32_t*>(panel));
         else
           pack(rows.const_data_ptr<float>() + first * columns, columns, part, p * kPanelColumns, panel);
       }
