@@ -60,9 +60,8 @@ std::string plain_key(std::string key) {
 
 // PEFT writes what it trains whole under the names of its wrapper as well: the biases with bias = "all", the weights where the vocabulary grew.
 bool is_further_copy(const std::string& plain) {
-  return plain.ends_with(".modules_to_save.weight") ||
-         (plain.ends_with(".bias") &&
-          (plain.find(".original_module.") != std::string::npos || plain.find(".modules_to_save.") != std::string::npos));
+  return plain.ends_with(".modules_to_save.weight") || (plain.ends_with(".bias") && (plain.find(".original_module.") != std::string::npos ||
+                                                                                     plain.find(".modules_to_save.") != std::string::npos));
 }
 
 }  // namespace
@@ -293,7 +292,8 @@ void Lora::load(const TensorSource& weights) {
     }
   for (const auto& target : targets_)
     if (found_.stored.count(target.slot.path))
-      for (const std::string& name : {weight_name(target.slot).substr(prefix), target.slot.path + ".weight"}) own_bases.emplace(name, &target);
+      for (const std::string& name : {weight_name(target.slot).substr(prefix), target.slot.path + ".weight"})
+        own_bases.emplace(name, &target);
   // A head that is tied to an embedding may have lain under its name: each one's own name comes first.
   for (const auto& target : targets_) {
     for (const auto& [name, tensor] : leaves_of(target)) {
