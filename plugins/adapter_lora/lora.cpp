@@ -58,10 +58,10 @@ std::string plain_key(std::string key) {
   return key;
 }
 
-// With bias = "all" PEFT writes the biases of modules that are trained whole under the names of its wrapper as well.
+// PEFT writes what it trains whole under the names of its wrapper as well: the biases with bias = "all", the weights where the vocabulary grew.
 bool is_further_copy(const std::string& plain) {
-  return plain.ends_with(".bias") &&
-         (plain.find(".original_module.") != std::string::npos || plain.find(".modules_to_save.") != std::string::npos);
+  return plain.ends_with(".modules_to_save.weight") || (plain.ends_with(".bias") && (plain.find(".original_module.") != std::string::npos ||
+                                                                                     plain.find(".modules_to_save.") != std::string::npos));
 }
 
 }  // namespace
@@ -152,14 +152,13 @@ std::shared_ptr<Filler> Lora::wrap(const SlotSpec& slot, std::shared_ptr<Filler>
   Target target{.slot = slot, .device = device};
   const Target* owner = slot.tied_to.empty() ? nullptr : find(slot.tied_to);
   // A tied head alone cannot be replaced: its embedding would keep the old rows.
-  if (!saved_config_.is_null() && may_be_stored(slot) && !found_.whole.count(slot.path) &&
-      (slot.tied_to.empty() || (owner && owner->stored))) {
+  if (!saved_config_.is_null() && may_be_stored(slot) && (slot.tied_to.empty() || (owner && owner->stored))) {
     target.stored = owner ? owner->stored : std::make_shared<StoredRowsFiller>(std::move(base));
     base = target.stored;
-    if (found_.stored.count(slot.path)) {
-      targets_.push_back(std::move(target));
-      return base;
-    }
+  }
+  if (found_.stored.count(slot.path)) {
+    if (target.stored) targets_.push_back(std::move(target));
+    return base;
   }
   target.base = base;
   const at::TensorOptions options = at::TensorOptions(device).dtype(at::kFloat);
@@ -256,7 +255,10 @@ void Lora::configure(const Value& saved_config) {
 
 std::string Lora::stored_name(const Target& target) const {
   if (found_.stored.count(target.slot.path)) return weight_name(target.slot);
-  return module_name(target.slot) + (target.ids.defined() ? ".token_adapter.base_layer.weight" : ".base_layer.weight");
+  const bool is_whole = found_.whole.count(target.slot.path) > 0;
+  return module_name(target.slot) + (is_whole               ? ".original_module.weight"
+                                     : target.ids.defined() ? ".token_adapter.base_layer.weight"
+                                                            : ".base_layer.weight");
 }
 
 std::string Lora::replace_base(const Target& target, const at::Tensor& rows) const {
@@ -279,6 +281,7 @@ void Lora::load(const TensorSource& weights) {
   std::vector<std::string> problems;
   std::map<std::string, std::pair<std::string, at::Tensor>> places;  // plain key -> name as written, tensor
   std::map<std::string, const Target*> bases;                        // plain key of a saved copy of the base weight
+  std::map<std::string, const Target*> own_bases;                    // the same, under a name that is nobody else's
   std::map<std::string, const Target*> twins;                        // plain key of a tied head's rows, which are its embedding's
   std::set<std::string> missing;
   const size_t prefix = std::string(kPrefix).size();
@@ -287,6 +290,10 @@ void Lora::load(const TensorSource& weights) {
       missing.insert(name);
       places.emplace(name.substr(prefix), std::pair{name, tensor});
     }
+  for (const auto& target : targets_)
+    if (found_.stored.count(target.slot.path))
+      for (const std::string& name : {weight_name(target.slot).substr(prefix), target.slot.path + ".weight"})
+        own_bases.emplace(name, &target);
   // A head that is tied to an embedding may have lain under its name: each one's own name comes first.
   for (const auto& target : targets_) {
     for (const auto& [name, tensor] : leaves_of(target)) {
@@ -305,10 +312,16 @@ void Lora::load(const TensorSource& weights) {
         bases.emplace(path + tail, &target);
     }
   }
+  const auto target_of = [](const std::map<std::string, const Target*>& named, const std::string& key) {
+    const auto found = named.find(key);
+    return found == named.end() ? nullptr : found->second;
+  };
   for (const auto& key : weights.names()) {
     const std::string plain = plain_key(key);
     if (is_further_copy(plain)) continue;
-    if (auto place = places.find(plain); place != places.end()) {
+    const Target* base = target_of(own_bases, plain);
+    if (base) missing.erase(stored_name(*base));
+    if (auto place = places.find(plain); !base && place != places.end()) {
       const auto& [name, tensor] = place->second;
       const TensorSpec spec = weights.spec(key);
       const bool is_first = missing.erase(name) > 0;
@@ -319,9 +332,9 @@ void Lora::load(const TensorSource& weights) {
         problems.push_back(concat("'", key, "' is ", shape_text(spec.shape), ", expected ", shape_text(tensor.sizes())));
       else
         tensor.copy_(weights.read(key));
-    } else if (auto base = bases.find(plain); base != bases.end()) {
+    } else if (base = base ? base : target_of(bases, plain); base) {
       const at::Tensor copy = weights.read(key).to(at::kFloat);
-      const Target& target = *base->second;
+      const Target& target = *base;
       const SlotSpec& slot = target.slot;
       if (copy.sizes() != at::IntArrayRef({slot.out, slot.in}))
         problems.push_back(concat("'", key, "' is ", shape_text(copy.sizes()), ", the model's weight is [", slot.out, ", ", slot.in, "]",

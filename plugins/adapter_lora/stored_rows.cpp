@@ -29,7 +29,8 @@ bool names_tensor(const LoraOptions& options, const std::string& name) {
   return std::any_of(names.begin(), names.end(), [&](const Value& stored) { return stored.as_string() == name; });
 }
 
-std::set<std::string> stored_slots(const LoraOptions& options, const Blueprint& blueprint) {
+std::set<std::string> stored_slots(const LoraOptions& options, const Blueprint& blueprint,
+                                   const std::function<bool(const SlotSpec&)>& is_whole) {
   std::set<std::string> owners, paths;
   if (!options.stored_tensors.is_list()) return paths;
   std::set<std::string> names;
@@ -39,8 +40,10 @@ std::set<std::string> stored_slots(const LoraOptions& options, const Blueprint& 
   for (const SlotSpec& slot : blueprint.slots) {
     if (!may_be_stored(slot)) continue;
     const std::vector<std::string> known = known_paths(slot);
-    if (std::any_of(known.begin(), known.end(),
-                    [&](const auto& path) { return names.count(path + ".weight") > 0 || names.count(path + ".base_layer.weight") > 0; }))
+    const auto holds = [&](const char* tail) {
+      return std::any_of(known.begin(), known.end(), [&](const auto& path) { return names.count(path + tail) > 0; });
+    };
+    if (holds(".base_layer.weight") || holds(".original_module.weight") || (!is_whole(slot) && holds(".weight")))
       owners.insert(owner_of(slot));
   }
   for (const SlotSpec& slot : blueprint.slots)

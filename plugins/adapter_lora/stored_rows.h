@@ -1,6 +1,7 @@
 #pragma once
 // Rows of embeddings and output heads that an adapter's file brings along. PEFT writes them beside the updates where the vocabulary was resized or an
 // embedding is a target, and they take the place of the base's, whether the adapter is on or off.
+#include <functional>
 #include <memory>
 #include <set>
 #include <string>
@@ -25,8 +26,10 @@ bool may_be_stored(const SlotSpec& slot);
 // Whether the file has a tensor of this name (options.stored_tensors).
 bool names_tensor(const LoraOptions& options, const std::string& name);
 
-// Paths of embeddings and heads that the file holds whole (options.stored_tensors), and of what is tied to them.
-std::set<std::string> stored_slots(const LoraOptions& options, const Blueprint& blueprint);
+// Paths of embeddings and heads whose base's rows the file holds (options.stored_tensors), and of what is tied to them. `is_whole`: whether a slot is
+// trained whole, so that its ".weight" is no base's.
+std::set<std::string> stored_slots(const LoraOptions& options, const Blueprint& blueprint,
+                                   const std::function<bool(const SlotSpec&)>& is_whole);
 
 // The base until replace(), then a dense weight.
 class StoredRowsFiller final : public Filler {

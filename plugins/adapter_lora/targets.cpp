@@ -302,7 +302,7 @@ TargetSet find_targets(const LoraOptions& options, const Blueprint& blueprint, b
     return is_match && scope.holds(slot) && !exclude.matches(slot.path) && !(wanted.is_list() && !layers.allows(slot.path));
   };
   TargetSet found;
-  const std::set<std::string> stored = stored_slots(options, blueprint);
+  const std::set<std::string> stored = stored_slots(options, blueprint, [&](const SlotSpec& slot) { return is_whole(options, slot.path); });
   found.tokens =
       find_token_rows(options, blueprint, saved, [&](const SlotSpec& slot) { return is_whole(options, slot.path) || is_adapted(slot); });
   std::vector<const SlotSpec*> adapted;

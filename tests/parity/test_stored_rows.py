@@ -46,6 +46,9 @@ CASES = {
     "embedding targeted": dict(options={"target_modules": [*ATTENTION, "embed_tokens"]}, save="auto"),
     "both targeted": dict(options={"target_modules": [*ATTENTION, "embed_tokens", "lm_head"]}, save="auto"),
     "grown": dict(options={"target_modules": ATTENTION}, save="auto", grows=True),
+    "grown, embedding whole": dict(options={"target_modules": ATTENTION, "modules_to_save": ["embed_tokens"]}, save="auto", grows=True),
+    "grown, head whole": dict(options={"target_modules": ATTENTION, "modules_to_save": ["lm_head"]}, save="auto", grows=True),
+    "grown, both whole": dict(options={"target_modules": ATTENTION, "modules_to_save": ["embed_tokens", "lm_head"]}, save="auto", grows=True),
     "grown with token rows": dict(options={"target_modules": ATTENTION, "trainable_token_indices": [3, 5]}, save="auto", grows=True),
 }
 
