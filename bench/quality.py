@@ -198,7 +198,7 @@ def table(results):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--gptqmodel", help="a Python that imports gptqmodel")
+    parser.add_argument("--gptqmodel", default=os.environ.get("TENON_GPTQMODEL"), help="a Python that imports gptqmodel; by default what ./dev gptqmodel made")
     parser.add_argument("--cases", default="", help="only those whose name begins with one of these, comma separated; dense is always there")
     parser.add_argument("--models", default=",".join(MODELS))
     parser.add_argument("--write-docs", action="store_true")

@@ -281,7 +281,7 @@ def main():
     parser.add_argument("--quantizers", default=",".join(QUANTIZERS))
     parser.add_argument("--host-only", action="store_true", help="do not run the peers")
     parser.add_argument("--llamacpp", help="a Python with llama_cpp and gguf")
-    parser.add_argument("--gptqmodel", help="a Python with gptqmodel")
+    parser.add_argument("--gptqmodel", default=os.environ.get("TENON_GPTQMODEL"), help="a Python with gptqmodel; by default what ./dev gptqmodel made")
     parser.add_argument("--write-docs", action="store_true")
     arguments = parser.parse_args()
     works = arguments.only.split(",")

@@ -70,7 +70,8 @@ target_compile_definitions(tenon_fmt INTERFACE FMT_HEADER_ONLY)
 add_library(tenon_torch_headers INTERFACE)
 target_include_directories(tenon_torch_headers SYSTEM INTERFACE
   "${TENON_TORCH_DIR}/include" "${TENON_TORCH_DIR}/include/torch/csrc/api/include")
-target_compile_definitions(tenon_torch_headers INTERFACE _GLIBCXX_USE_CXX11_ABI=1 FMT_HEADER_ONLY)
+# With the last one, ATen's operators and autograd do not bring every function of the library along: seconds in each file that includes them.
+target_compile_definitions(tenon_torch_headers INTERFACE _GLIBCXX_USE_CXX11_ABI=1 FMT_HEADER_ONLY AT_PER_OPERATOR_HEADERS)
 
 set(TENON_STABLE_TORCH "2.11" CACHE STRING "The oldest LibTorch release that plugins of the stable tier are made for")
 string(REGEX MATCH "^([0-9]+)\\.([0-9]+)$" _match "${TENON_STABLE_TORCH}")

@@ -65,7 +65,8 @@ struct SlotSpec {
   std::string tied_to;          // path of the slot whose weight this one shares; empty: its own
   std::vector<Source> sources;  // one per known file layout, in order of preference; empty when tied
   std::vector<Source> bias_sources;
-  std::string file_path;  // the host's to set: the module path under which the checkpoint's layout knows it, where that is another one
+  // The module path under which files know it, where that is another one: set by the host from the layout, or by the architecture, which wins.
+  std::string file_path;
 
   int64_t numel() const { return count * out * in; }
 };
