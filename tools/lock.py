@@ -24,7 +24,7 @@ PARITY_SOUND = ["soundfile==0.14.0", "soxr==1.1.0", "mistral-common==1.13.1", "t
 # GPTQModel, for `./dev gptqmodel`: it and some of what it needs come as sources, which want setuptools and an importable torch to be built.
 GPTQMODEL = ["torch==2.15.0", "transformers==5.24.0", "accelerate==1.15.0", "datasets==5.2.0", "numpy==2.4.6", "optimum==2.3.0", "torchao==0.18.0", "httpx2==2.16.2",
              "threadpoolctl==3.8.0", "packaging==26.4", "protobuf==7.36.2", "pillow==13.0.0", "pyarrow==26.0.1", "dill==0.4.1", "ninja==1.13.2",
-             "maturin==1.16.0", "setuptools==84.2.1", "wheel"]
+             "maturin==1.16.0", "requests==2.34.2", "setuptools==84.2.1", "wheel"]
 GPTQMODEL_SOURCES = ["gptqmodel==7.7.0", "pypcre==0.6.4", "tokenicer==0.0.14", "logbar==0.4.15", "device-smi==0.5.7", "defuser==0.0.28"]
 # What libtorch_cpu links; the rest of CUDA is for machines that have a GPU, and for Python's torch.
 CPU_LIBRARIES = {"torch", "nvidia-cuda-runtime", "nvidia-cuda-cupti"}

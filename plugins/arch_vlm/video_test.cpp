@@ -1,6 +1,7 @@
 // Folders of frames: their order, what is refused, which frames are picked, and what becomes of them. Pixels are compared with the reference in
 // tests/parity/test_vlm_video.py.
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/tensor.h>
 #include <doctest/doctest.h>
 #include <png.h>
 
