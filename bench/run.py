@@ -1,4 +1,4 @@
-"""run.py [--repeat N] [--threads N] [--only start,load,decode,train,gptq] [--quantizers nf4,int8] [--llamacpp PYTHON] [--gptqmodel PYTHON] [--write-docs]: host
+"""run.py [--repeat N] [--threads N] [--only start,load,decode,train,gptq,vision] [--quantizers nf4,int8] [--llamacpp PYTHON] [--gptqmodel PYTHON] [--write-docs]: host
 beside its peers, in one run.
 
 `./dev bench` calls it with the Python of the parity environment. Both sides get the same files, thread counts and warm page cache, and do the same work
@@ -104,6 +104,10 @@ def parse(text):
         found["imports_s"] = float(match[1])
     if match := re.search(r"load ([\d.]+) s, weights (\d+) MB, peak RSS (\d+) MB", text):
         found |= {"load_s": float(match[1]), "weights_mb": float(match[2]), "load_peak_mb": float(match[3])}
+    if match := re.search(r"preprocess ([\d.]+) image/s", text):
+        found["preprocess_ips"] = float(match[1])
+    if match := re.search(r"prefill ([\d.]+) s, (\d+) tokens", text):
+        found |= {"prefill_s": float(match[1]), "prompt_tokens": int(match[2])}
     if match := re.search(r"decode ([\d.]+) token/s", text):
         found["decode_tps"] = float(match[1])
     steps = re.findall(r"step (\d+): ([\d.]+) s, [\d.]+ token/s, peak RSS (\d+) MB", text)
@@ -181,6 +185,31 @@ def measure_gptq(env, folder, repeat, python):
     return {"host": merge(host), "peer": merge(peer)}
 
 
+def measure_vision(env, folder, repeat, host_only):
+    """A LLaVA in bfloat16: pictures from files to tensors, one question about a picture until its first token, and the tokens after it."""
+    model = CACHE / "llava-1b"
+    if not (model / "processor_config.json").exists():  # the last file that is written
+        note("making llava-1b, random bfloat16 weights, once ...")
+        run([sys.executable, ROOT / "bench" / "make_llava.py", model], env)
+    pictures = sorted((SHARED / "data" / "multimodal" / "images").glob("*.*"))
+    for picture in pictures:
+        shutil.copy(picture, folder)
+    question = lambda picture: [{"role": "user", "content": [{"type": "image", "path": picture.name}, {"type": "text", "text": "What is this?"}]}]
+    messages = folder / "messages.json"
+    messages.write_text(json.dumps([question(picture) for picture in pictures]))
+    recipe = folder / "vision.toml"
+    recipe.write_text(RECIPE.split("[quantizer]")[0].format(model=model))
+    host, peer = [], []
+    for _ in range(repeat):
+        warm(model)
+        host.append(parse(run([HOST, "__bench", recipe, f"vision={messages}"], env)[0]))
+        note(f"  {host[-1]}")
+        if not host_only:
+            peer.append(parse(run([sys.executable, ROOT / "bench" / "peer_vlm.py", model, messages], env)[0]))
+            note(f"  {peer[-1]}")
+    return {"host": merge(host), "peer": merge(peer)}
+
+
 def measure_llamacpp(python, env, model):
     """-> by our name of the quantizer."""
     file = CACHE / "llama-1b.f16.gguf"
@@ -253,6 +282,14 @@ def table(results):
         host, peer = gptq["host"], gptq["peer"]
         rows.append(("GPTQ, 4 bits, groups of 128: Llama of 134 M, 32 x 512 tokens (peer: GPTQModel)", seconds(host.get("load_s")), seconds(peer.get("load_s")),
                      ratio(host.get("load_s"), peer.get("load_s")), "cannot"))
+    if vision := results.get("vision"):
+        host, peer = vision["host"], vision["peer"]
+        rate = lambda side, key, unit: f"{side[key]:.1f} {unit}" if key in side else "-"
+        rows += [("pictures to tensors, one by one (LLaVA: 336 x 336)", rate(host, "preprocess_ips", "image/s"), rate(peer, "preprocess_ips", "image/s"),
+                  ratio(host.get("preprocess_ips"), peer.get("preprocess_ips"), False), "-"),
+                 (f"LLaVA of 1.4 B, bfloat16: a picture and {host.get('prompt_tokens')} tokens to the first token", seconds(host.get("prefill_s")), seconds(peer.get("prefill_s")),
+                  ratio(host.get("prefill_s"), peer.get("prefill_s")), "-"),
+                 ("- the tokens after it", rate(host, "decode_tps", "token/s"), rate(peer, "decode_tps", "token/s"), ratio(host.get("decode_tps"), peer.get("decode_tps"), False), "-")]
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     lines.insert(1, "|---" * len(rows[0]) + "|")
     return "\n".join(lines)
@@ -277,7 +314,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeat", type=int, default=1)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--only", default="start,load,decode,train,gptq")
+    parser.add_argument("--only", default="start,load,decode,train,gptq,vision")
     parser.add_argument("--quantizers", default=",".join(QUANTIZERS))
     parser.add_argument("--host-only", action="store_true", help="do not run the peers")
     parser.add_argument("--llamacpp", help="a Python with llama_cpp and gguf")
@@ -285,8 +322,8 @@ def main():
     parser.add_argument("--write-docs", action="store_true")
     arguments = parser.parse_args()
     works = arguments.only.split(",")
-    if unknown := set(works) - {"start", "load", "decode", "train", "gptq"}:
-        parser.error(f"unknown work {sorted(unknown)}, expected start, load, decode, train or gptq")
+    if unknown := set(works) - {"start", "load", "decode", "train", "gptq", "vision"}:
+        parser.error(f"unknown work {sorted(unknown)}, expected start, load, decode, train, gptq or vision")
     if unknown := set(arguments.quantizers.split(",")) - set(QUANTIZERS):
         parser.error(f"unknown quantizers {sorted(unknown)}, expected {', '.join(QUANTIZERS)}")
     if not (SHARED / "bench" / "peer_hf.py").exists():
@@ -296,7 +333,7 @@ def main():
 
     env = threads_environment(arguments.threads)
     results = {"date": time.strftime("%Y-%m-%d"), "repeat": arguments.repeat, "machine": machine(env), "versions": versions(env)}
-    heavy = [work for work in works if work not in ("start", "gptq")]
+    heavy = [work for work in works if work not in ("start", "gptq", "vision")]
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         if "start" in works:
@@ -305,6 +342,9 @@ def main():
         if "gptq" in works:
             note("gptq ...")
             results["gptq"] = measure_gptq(env, folder, arguments.repeat, arguments.gptqmodel)
+        if "vision" in works:
+            note("vision ...")
+            results["vision"] = measure_vision(env, folder, arguments.repeat, arguments.host_only)
         if heavy:
             model = make_model(env)
             for kind in arguments.quantizers.split(","):

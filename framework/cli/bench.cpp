@@ -9,8 +9,10 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <optional>
 
 #include "generate/generator.h"
+#include "generate/prompts.h"
 #include "generate/sampler.h"
 #include "model/devices.h"
 #include "model/load.h"
@@ -38,9 +40,8 @@ std::vector<int64_t> random_ids(const LoadedModel& model, size_t count) {
   return ids;
 }
 
-void bench_decode(LoadedModel& model) {
-  GenerateRequest request;
-  request.prompts = {random_ids(model, 32)};
+// Tokens a second, of the 17th to the 48th.
+void bench_decode(LoadedModel& model, GenerateRequest request) {
   request.settings = {};
   double took[2] = {};
   const int64_t tokens[] = {4, 16, 48};
@@ -51,6 +52,34 @@ void bench_decode(LoadedModel& model) {
     if (i > 0) took[i - 1] = seconds_since(start);  // the first one warms up
   }
   print(fmt::format("decode {:.2f} token/s", static_cast<double>(tokens[2] - tokens[1]) / (took[1] - took[0])));
+}
+
+// The pictures of all conversations in the file, read and made into tensors one by one; then the first conversation until its first token, and on.
+void bench_vision(LoadedModel& model, const std::string& file) {
+  if (!model.text) fail(ErrorCode::Data, "the checkpoint has no tokenizer");
+  std::vector<Medium> pictures;
+  std::optional<Prompt> prompt;
+  for (const auto& conversation : read_conversations(file)) {
+    Prompt next = read_prompt(*model.text, model.media, conversation);
+    pictures.insert(pictures.end(), next.media.begin(), next.media.end());
+    if (!prompt) prompt = std::move(next);
+  }
+  if (pictures.empty()) fail(ErrorCode::Data, file, ": no media in its conversations");
+  constexpr int kPasses = 3;
+  auto start = Clock::now();
+  for (int pass = 0; pass <= kPasses; ++pass) {
+    if (pass == 1) start = Clock::now();  // the first one warms up
+    for (const auto& picture : pictures) model.media.processor->load({picture});
+  }
+  print(fmt::format("preprocess {:.2f} image/s", kPasses * static_cast<double>(pictures.size()) / seconds_since(start)));
+  GenerateRequest request;
+  request.prompts = {prompt->ids}, request.media = {prompt->media};
+  request.settings.max_new_tokens = request.min_new_tokens = 1;
+  generate(model, request);
+  start = Clock::now();
+  generate(model, request);
+  print(fmt::format("prefill {:.3f} s, {} tokens", seconds_since(start), prompt->ids.size()));
+  bench_decode(model, std::move(request));
 }
 
 // No clipping, as the peers do it.
@@ -87,9 +116,10 @@ void bench_train(LoadedModel& model, const Recipe& recipe, Registry& registry) {
 
 void bench(const Recipe& recipe, Registry& registry, const std::vector<std::string>& work) {
   const std::vector<std::string> known{"load", "decode", "train", "kernels"};
+  const std::string vision = "vision=";
   for (const auto& part : work)
-    if (std::find(known.begin(), known.end(), part) == known.end())
-      fail(ErrorCode::Usage, "unknown work '", part, "', expected load, decode, train or kernels");
+    if (std::find(known.begin(), known.end(), part) == known.end() && !part.starts_with(vision))
+      fail(ErrorCode::Usage, "unknown work '", part, "', expected load, decode, train, kernels or vision=FILE");
   auto wants = [&](const char* part) { return std::find(work.begin(), work.end(), part) != work.end(); };
   if (wants("train") && !recipe.train) fail(ErrorCode::Recipe, "the recipe has no [train]");
 
@@ -100,7 +130,9 @@ void bench(const Recipe& recipe, Registry& registry, const std::vector<std::stri
   const auto model = load_model({.recipe = &recipe, .registry = &registry, .for_training = wants("train")});
   print(fmt::format("load {:.2f} s, weights {:.0f} MB, peak RSS {:.0f} MB", seconds_since(start), megabytes(model->plan.totals.weights),
                     megabytes(host_memory_peak())));
-  if (wants("decode")) bench_decode(*model);
+  if (wants("decode")) bench_decode(*model, {.prompts = {random_ids(*model, 32)}, .settings = {}});
+  for (const auto& part : work)
+    if (part.starts_with(vision)) bench_vision(*model, part.substr(vision.size()));
   if (wants("train")) bench_train(*model, recipe, registry);
 }
 

@@ -153,10 +153,10 @@ const std::vector<Verb>& table() {
        .is_hidden = true},
       // For bench/run.py and ./dev.
       {.name = "__bench",
-       .usage = "recipe.toml [load] [decode] [train] [kernels]",
+       .usage = "recipe.toml [load] [decode] [train] [kernels] [vision=FILE]",
        .summary = "the host's side of bench/run.py",
        .takes_recipe = true,
-       .max_words = 4,
+       .max_words = 5,
        .is_hidden = true},
       {.name = "__docs", .usage = "recipe", .summary = "the recipe reference", .max_words = 1, .is_hidden = true},
   };
