@@ -7,6 +7,7 @@ import shutil
 import subprocess
 
 import pytest
+import tokenizers
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
@@ -26,7 +27,7 @@ LENGTH = 512
 @pytest.fixture(scope="module")
 def model_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("gptq")
-    tiny.save_checkpoint(folder / "model", tiny.make_model("llama", CONFIG, 3))
+    tiny.save_checkpoint(folder / "model", tiny.make_model("llama", CONFIG, 3).half().float())  # GPTQModel opens what it packs in halves
     # One window, so that where it begins is no question.
     ids = torch.randint(0, CONFIG["vocab_size"], (LENGTH,), generator=torch.Generator().manual_seed(5)).tolist()
     (folder / "tokens.jsonl").write_text(json.dumps({"input_ids": ids}) + "\n")
@@ -115,7 +116,7 @@ def test_as_good_as_gptqmodel(model_folder, tmp_path, record_property):
     """The same weights and inputs through GPTQModel's own GPTQ class: its error is the measure."""
     python = os.environ.get("TENON_GPTQMODEL")
     if not python:
-        pytest.skip("TENON_GPTQMODEL names no Python that has gptqmodel")
+        pytest.skip("TENON_GPTQMODEL names no Python that has gptqmodel: ./dev gptqmodel makes one")
     cases, ours = {}, {}
     for bits in (2, 3, 4, 8):
         for group in (-1, 32, 128):
@@ -139,6 +140,41 @@ def test_as_good_as_gptqmodel(model_folder, tmp_path, record_property):
         record_property(case, f"{mean:.4f} ({min(ratios[case]):.4f} to {max(ratios[case]):.4f})")
     assert len(means) == 24
     assert max(means.values()) <= 1.01, means
+
+
+FOLDERS = {"4 bits": {"bits": 4}, "4 bits, desc_act": {"bits": 4, "desc_act": True}, "8 bits": {"bits": 8}, "3 bits": {"bits": 3}, "2 bits, desc_act": {"bits": 2, "desc_act": True}}
+
+
+def test_whole_checkpoints_with_gptqmodel(model_folder, tmp_path):
+    """What GPTQModel quantizes and saves the host reads; what the host writes GPTQModel and transformers open. Each time the logits of both are compared."""
+    python = os.environ.get("TENON_GPTQMODEL")
+    if not python:
+        pytest.skip("TENON_GPTQMODEL names no Python that has gptqmodel: ./dev gptqmodel makes one")
+    ids = torch.arange(3, 27).view(2, 12)
+    windows = [json.loads((model_folder / "tokens.jsonl").read_text())["input_ids"]]
+    if not (model_folder / "model" / "tokenizer.json").exists():  # GPTQModel opens no folder without one
+        pieces = tokenizers.Tokenizer(tokenizers.models.WordLevel({f"t{i}": i for i in range(CONFIG["vocab_size"])}, unk_token="t0"))
+        transformers.PreTrainedTokenizerFast(tokenizer_object=pieces, unk_token="t0", bos_token="t1", eos_token="t2", pad_token="t2").save_pretrained(model_folder / "model")
+    job = {"make": [], "open": [], "ids": ids.tolist()}
+    for case, options in FOLDERS.items():
+        options = {"desc_act": False, "act_group_aware": False, **options, "group_size": 32, "sym": True}
+        (folder := tmp_path / case).mkdir()
+        ours, _ = exported(model_folder, folder, **options)
+        job["make"].append({"model": str(model_folder / "model"), "out": str(folder / "theirs"), "options": options, "windows": windows})
+        job["open"] += [{"model": str(folder / "theirs"), "out": str(folder / "theirs.out"), "with": "gptqmodel", "bits": options["bits"]},
+                        {"model": str(ours), "out": str(folder / "ours.out"), "with": "gptqmodel", "bits": options["bits"]},
+                        {"model": str(ours), "out": str(folder / "transformers.out"), "with": "transformers", "bits": options["bits"]}]
+    (tmp_path / "job.json").write_text(json.dumps(job))
+    worker = tiny.ROOT / "tests" / "parity" / "gptqmodel_folders.py"
+    done = subprocess.run([python, worker, tmp_path / "job.json"], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    errors = {}
+    for case in FOLDERS:
+        folder = tmp_path / case
+        for theirs, read in (("theirs", "theirs"), ("ours", "packed"), ("transformers", "packed")):
+            logits = load_file(folder / f"{theirs}.out")["logits"]
+            errors[f"{case}, {theirs}"] = tiny.relative_error(logits_of(folder / read, tmp_path, ids), logits)
+    assert max(errors.values()) <= TOLERANCE, errors
 
 
 @pytest.mark.parametrize("sym", [True, False])
