@@ -4,6 +4,7 @@ Run it with the Python of the parity environment; PYTHON is one that imports gpt
 Calibration sees the first part of the text, perplexity is measured on the rest. Results: a table on stdout, with --write-docs in docs/quality.md."""
 import argparse
 import json
+import logging
 import math
 import os
 import pathlib
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SHARED = pathlib.Path(os.environ.get("TENON_SHARED", ROOT.parent / "shared"))
@@ -118,7 +120,24 @@ def bitsandbytes_model(folder, settings):
     if settings:
         settings = transformers.BitsAndBytesConfig(**settings, **({"bnb_4bit_compute_dtype": torch.float32} if "load_in_4bit" in settings else {}))
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, device_map="cpu", **({"quantization_config": settings} if settings else {}))
+    if settings and settings.load_in_4bit:
+        make_dense(model)
     return model.eval()
+
+
+def make_dense(model):
+    """Its 4-bit layers as bitsandbytes' generic path dequantizes them: the one for AVX-512 takes wrong values, or fails, where rows do not end with a block."""
+    import torch
+    from bitsandbytes.nn import Linear4bit
+
+    sys.path.insert(0, str(ROOT / "tests" / "parity"))
+    import test_nf4
+
+    for name, module in list(model.named_modules()):
+        if isinstance(module, Linear4bit):
+            dense = torch.nn.Linear(module.in_features, module.out_features, bias=False)
+            dense.weight.data, dense.bias = test_nf4.dequantized(module.weight.data, module.weight.quant_state), module.bias
+            model.set_submodule(name, dense)
 
 
 def gptqmodel_folder(python, folder, model, options, windows):
@@ -154,6 +173,9 @@ def measure(model, folder, gptqmodel):
     import transformers
 
     transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message="MatMul8bitLt")
     source = SHARED / "data" / "models" / model
     text = (SHARED / "data" / "text" / "tinystories.txt").read_text()
     stories = [story.strip() for story in text.split("<|endoftext|>") if story.strip()]
@@ -187,13 +209,22 @@ def table(results):
     lines = []
     for model, found in results.items():
         dense = found["cases"]["dense"]["host"]
-        lines += [f"`{model}`, {found['tokens']} predicted tokens:", "", "| weights | host | over dense | peer | host / peer |", "|---|---|---|---|---|"]
+        lines += [f"`{model}`, {found['tokens']} predicted tokens:", "", "| weights | host | over dense | peer | host / peer | host, on the peer's files |", "|---|---|---|---|---|---|"]
         for label, entry in found["cases"].items():
-            host, peer = entry["host"], entry.get("peer")
+            host, peer, theirs = entry["host"], entry.get("peer"), entry.get("host on the peer's files")
             beside = f"{peer:.4f} | {host / peer:.4f}" if peer else "- | -"
-            lines.append(f"| {label} | {host:.4f} | {100 * (host / dense - 1):+.2f} % | {beside} |")
+            lines.append(f"| {label} | {host:.4f} | {100 * (host / dense - 1):+.2f} % | {beside} | {f'{theirs:.4f}' if theirs else '-'} |")
         lines.append("")
     return "\n".join(lines).rstrip()
+
+
+def describe(gptqmodel):
+    """What the figures were measured with."""
+    script = "from importlib.metadata import version as v\nprint(', '.join(n + ' ' + v(n) for n in %r))"
+    peers = run([sys.executable, "-c", script % ["torch", "transformers", "bitsandbytes"]]).strip()
+    if gptqmodel:
+        peers += "; " + run([gptqmodel, "-c", script % ["GPTQModel", "torch", "transformers"]]).strip()
+    return f"Measured {time.strftime('%Y-%m-%d')}. Peers: {peers}. GPTQ: groups of 32, calibrated on {SAMPLES} windows of {LENGTH} tokens."
 
 
 def main():
@@ -215,7 +246,7 @@ def main():
     if arguments.write_docs:
         page = ROOT / "docs" / "quality.md"
         before, rest = page.read_text(encoding="utf-8").split(BEGIN)
-        page.write_text(f"{before}{BEGIN}\nMeasured {time.strftime('%Y-%m-%d')}.\n\n{table(results)}\n{END}{rest.split(END)[1]}", encoding="utf-8")
+        page.write_text(f"{before}{BEGIN}\n{describe(arguments.gptqmodel)}\n\n{table(results)}\n{END}{rest.split(END)[1]}", encoding="utf-8")
 
 
 if __name__ == "__main__":
