@@ -16,6 +16,7 @@ import warnings
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SHARED = pathlib.Path(os.environ.get("TENON_SHARED", ROOT.parent / "shared"))
+sys.path.insert(0, str(ROOT / "tests" / "parity"))  # its readers of packed weights, its worker in GPTQModel's environment
 HOST = os.environ.get("TENON_HOST", str(ROOT / "build" / "bin" / "host"))
 MODELS = ("babyllama-105", "stories260K")
 SAMPLES, LENGTH, EVAL_ROWS = 128, 256, 240
@@ -32,20 +33,6 @@ for bits in (4, 3, 2):
     for order in ("plain", "act_group_aware", "desc_act"):
         CASES[f"GPTQ {bits} bits, {order}"] = (
             {"type": "gptq", "bits": bits, "group_size": 32, "desc_act": order == "desc_act", "act_group_aware": order == "act_group_aware"}, "gptqmodel")
-
-GPTQMODEL = r"""
-import os, sys, json
-os.cpu_count = lambda: 8  # it refuses to start on two cores
-import torch
-from gptqmodel import GPTQModel, QuantizeConfig
-job = json.load(open(sys.argv[1]))
-o = job["options"]
-config = QuantizeConfig(bits=o["bits"], group_size=o["group_size"], desc_act=o["desc_act"], act_group_aware=o["act_group_aware"], sym=True)
-model = GPTQModel.load(job["model"], config, device="cpu", dtype=torch.float32)
-windows = json.load(open(job["windows"]))
-model.quantize([{"input_ids": ids, "attention_mask": [1] * len(ids)} for ids in windows], batch_size=8)
-model.save(job["out"])
-"""
 
 
 class Mt19937_64:
@@ -130,7 +117,6 @@ def make_dense(model):
     import torch
     from bitsandbytes.nn import Linear4bit
 
-    sys.path.insert(0, str(ROOT / "tests" / "parity"))
     import test_nf4
 
     for name, module in list(model.named_modules()):
@@ -140,12 +126,12 @@ def make_dense(model):
             model.set_submodule(name, dense)
 
 
-def gptqmodel_folder(python, folder, model, options, windows):
+def gptqmodel_folder(python, folder, model, quantizer, windows):
+    """What GPTQModel makes of the model, with tests/parity's worker."""
+    options = {key: value for key, value in quantizer.items() if key != "type"} | {"sym": True}
     job = folder / "job.json"
-    job.write_text(json.dumps({"model": str(model), "options": options, "windows": str(windows), "out": str(folder / "gptqmodel")}))
-    script = folder / "gptqmodel.py.txt"
-    script.write_text(GPTQMODEL)
-    run([python, script, job], env=os.environ | {"HF_HUB_OFFLINE": "1", "GPTQMODEL_DISABLE_PACK_EXT": "1"}, cwd=folder)
+    job.write_text(json.dumps({"make": [{"model": str(model), "out": str(folder / "gptqmodel"), "options": options, "windows": windows}], "open": [], "ids": []}))
+    run([python, ROOT / "tests" / "parity" / "gptqmodel_folders.py", job], cwd=folder)  # it writes logs where it stands
     return folder / "gptqmodel"
 
 
@@ -153,7 +139,6 @@ def dense_from_file(folder, dense):
     """transformers' model with the packed weights of a folder, unpacked by tests/parity's own reader."""
     from safetensors.torch import load_file
 
-    sys.path.insert(0, str(ROOT / "tests" / "parity"))
     import gptq_reference
 
     model, tensors = bitsandbytes_model(dense, None), {}
@@ -183,12 +168,12 @@ def measure(model, folder, gptqmodel):
     stream = [token for story in stories for token in tokenizer(story)["input_ids"]]
     length, cut = LENGTH, len(stream) // 2
     rows = [stream[cut + i * length : cut + (i + 1) * length] for i in range(min(EVAL_ROWS, (len(stream) - cut) // length))]
-    rows_file, calibration, windows_file = folder / "rows.jsonl", folder / "calibration.jsonl", folder / "windows.json"
+    rows_file, calibration = folder / "rows.jsonl", folder / "calibration.jsonl"
     rows_file.write_text("".join(json.dumps({"input_ids": ids, "labels": ids}) + "\n" for ids in rows))
     calibration.write_text(json.dumps({"input_ids": stream[:cut]}) + "\n")
     random = Mt19937_64(0)
     starts = [random.draw() % (cut - length + 1) for _ in range(SAMPLES)]
-    windows_file.write_text(json.dumps([stream[s : s + length] for s in starts]))
+    windows = [stream[s : s + length] for s in starts]
     found = {}
     for label, (options, peer) in CASES.items():
         case = folder / label.replace(" ", "_").replace(",", "")
@@ -196,7 +181,7 @@ def measure(model, folder, gptqmodel):
         entry = found[label] = {"host": host_perplexity(recipe(case / "recipe.toml", source, options, rows_file, calibration, case / "out"))}
         if peer == "gptqmodel":
             if gptqmodel:
-                packed = gptqmodel_folder(gptqmodel, case, source, options, windows_file)
+                packed = gptqmodel_folder(gptqmodel, case, source, options, windows)
                 entry["peer"] = peer_perplexity(dense_from_file(packed, source), rows)
                 entry["host on the peer's files"] = host_perplexity(recipe(case / "theirs.toml", packed, None, rows_file, calibration, case / "out2"))
         else:

@@ -179,7 +179,7 @@ def measure_gptq(env, folder, repeat, python):
         warm(model)
         host.append(parse(run([HOST, "__bench", recipe, "load"], env)[0]))
         if python:
-            text, _ = run([python, SHARED / "bench" / "peer_gptq.py", model], env, cwd=folder)  # it writes logs where it stands
+            text, _ = run([python, SHARED / "bench" / "peer_gptq.py", model], env | {"GPTQMODEL_DISABLE_PACK_EXT": "1"}, cwd=folder)  # it writes logs where it stands
             found = re.search(r"quantize ([\d.]+) s, peak RSS (\d+) MB", text)
             peer.append({"load_s": float(found[1]), "load_peak_mb": float(found[2])})
     return {"host": merge(host), "peer": merge(peer)}

@@ -37,13 +37,9 @@ environment() {
 parity_environment() { environment parity $kParityTorch "torch, transformers, peft, bitsandbytes, trl" parity; }
 
 # GPTQModel takes 3 GB and some minutes, so that nothing but `./dev gptqmodel` makes it; where it is there, parity and the benches compare with it.
-gptqmodel_environment() {
-  export GPTQMODEL_DISABLE_PACK_EXT=1
-  environment gptqmodel $kGptqModelTorch "torch, transformers, gptqmodel, optimum" gptqmodel gptqmodel-sources
-}
+gptqmodel_environment() { environment gptqmodel $kGptqModelTorch "torch, transformers, gptqmodel, optimum" gptqmodel gptqmodel-sources; }
 use_gptqmodel() {
-  [[ -e $deps/gptqmodel/.gptqmodel ]] && export TENON_GPTQMODEL=${TENON_GPTQMODEL:-$deps/gptqmodel/bin/python}
-  export GPTQMODEL_DISABLE_PACK_EXT=1  # compiled at run time, for packing alone
+  if [[ -e $deps/gptqmodel/.gptqmodel ]]; then export TENON_GPTQMODEL=${TENON_GPTQMODEL:-$deps/gptqmodel/bin/python}; fi
 }
 
 # parity_tests BUILD [pytest arguments]; the last line counts them

@@ -1,12 +1,13 @@
-"""gptqmodel_folders.py JOB.json: GPTQModel's side of whole checkpoints, run by a Python that has gptqmodel (TENON_GPTQMODEL).
+"""gptqmodel_folders.py JOB.json: GPTQModel's side of whole checkpoints, for test_gptq.py and bench/quality.py, run by a Python that has gptqmodel (TENON_GPTQMODEL).
 
-JOB: {"make": [{"model", "out", "options", "windows"}], "open": [{"model", "out", "with"}], "ids"}. `make` quantizes and saves; `open` loads a packed folder, with GPTQModel or
+JOB: {"make": [{"model", "out", "options", "windows"}], "open": [{"model", "out", "with", "bits"}], "ids"}. `make` quantizes and saves; `open` loads a packed folder, with GPTQModel or
 with transformers' own GPTQ path, and writes float32 `logits` of the ids."""
 import json
 import os
 import sys
 
 os.cpu_count = lambda: 8  # GPTQModel refuses to start on two cores
+os.environ |= {"GPTQMODEL_DISABLE_PACK_EXT": "1", "HF_HUB_OFFLINE": "1"}  # the first would be compiled now, for packing alone
 import torch
 import transformers
 from gptqmodel import BACKEND, GPTQModel, QuantizeConfig
@@ -15,7 +16,7 @@ from safetensors.torch import save_file
 job = json.load(open(sys.argv[1]))
 for item in job["make"]:
     model = GPTQModel.load(item["model"], QuantizeConfig(**item["options"]), device="cpu", dtype=torch.float32)
-    model.quantize([{"input_ids": ids, "attention_mask": [1] * len(ids)} for ids in item["windows"]], batch_size=1)
+    model.quantize([{"input_ids": ids, "attention_mask": [1] * len(ids)} for ids in item["windows"]], batch_size=8)
     model.save(item["out"])
 ids = torch.tensor(job["ids"])
 for item in job["open"]:
