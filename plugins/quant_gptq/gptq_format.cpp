@@ -199,6 +199,9 @@ std::vector<std::string> Gptq::locate(const SlotSpec& slot, const TensorSource& 
 Tensors Gptq::unpack(const SlotSpec& slot, const TensorSource& file) const {
   const Settings s = overrides_.of(slot);
   const std::string base = file_base(slot, &file);
+  if (const Support support = supports(slot); !support.yes)
+    fail(ErrorCode::Data, "'", base, "' is packed, but cannot be read: ", support.reason,
+         "; make the checkpoint with this module left dense");
   const int64_t groups = s.groups(slot.in);
   const at::Tensor qweight = stored_tensor(file, base + ".qweight", at::kInt, {slot.in * s.bits / 32, slot.out});
   const at::Tensor qzeros = stored_tensor(file, base + ".qzeros", at::kInt, {groups, slot.out * s.bits / 32});

@@ -144,6 +144,10 @@ TEST_CASE("damaged packed weights are refused, each with its own message") {
   CHECK(has(message([](auto& t) { t[kBase + ".qzeros"].fill_(0x55555555); }), "zero points from 5 to 5"));
   CHECK(has(message([](auto& t) { t[kBase + ".bias"] = at::full({32}, 0.5); }), "not zero"));
   CHECK(message([](auto& t) { t[kBase + ".bias"] = at::zeros({32}); }) == "no error");
+  // As GPTQModel writes 44 rows of 4 bits: six words of zero points, the last one half empty.
+  MemoryFile padded = whole;
+  padded.tensors[kBase + ".qweight"] = at::zeros({8, 44}, at::kInt), padded.tensors[kBase + ".qzeros"] = at::zeros({2, 6}, at::kInt);
+  CHECK(has(error_of([&] { q.unpack(slot_of(44, 64), padded); }, ErrorCode::Data), "the weight is 44 x 64; make the checkpoint"));
 }
 
 TEST_CASE("configs in the forms that others write are recognised; the data says whether columns are ordered") {
