@@ -9,6 +9,12 @@
 
 namespace tenon::host {
 
+// A regular file or a link to one; false where the system will not say.
+inline bool is_file(const std::filesystem::path& path) {
+  std::error_code error;
+  return std::filesystem::is_regular_file(path, error);
+}
+
 // Error(Data) naming the file and the system's reason; files over `max_bytes` are refused.
 std::string read_file(const std::filesystem::path& file, uint64_t max_bytes = uint64_t{1} << 30);
 void write_file(const std::filesystem::path& file, std::string_view bytes);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <set>
 
+#include "base/file.h"
 #include "base/json.h"
 #include "checkpoint/folder.h"
 #include "checkpoint/printable.h"
@@ -33,11 +34,6 @@ class Problems {
   size_t count_ = 0;
   std::string list_;
 };
-
-bool is_file(const fs::path& path) {
-  std::error_code error;
-  return fs::is_regular_file(path, error);
-}
 
 }  // namespace
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "base/file.h"
 #include "base/text.h"
 #include "checkpoint/printable.h"
 #include "tenon/error.h"
@@ -24,11 +25,6 @@ std::vector<std::string> entry_names(const fs::path& folder, bool folders_only) 
   }
   std::sort(names.begin(), names.end());
   return names;
-}
-
-bool is_file(const fs::path& path) {
-  std::error_code error;
-  return fs::is_regular_file(path, error);
 }
 
 std::string near_folder(const fs::path& folder) {

@@ -11,6 +11,7 @@
 #include <cstdio>
 #include <optional>
 
+#include "base/seconds.h"
 #include "generate/generator.h"
 #include "generate/prompts.h"
 #include "generate/sampler.h"
@@ -23,12 +24,10 @@ namespace tenon::host {
 
 namespace {
 
-using Clock = std::chrono::steady_clock;
-double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 double megabytes(int64_t bytes) { return static_cast<double>(bytes) / 1e6; }
 
 // Shown at once: the reader on the other side of the pipe waits for it.
-void print(const std::string& line) {
+void print_line(const std::string& line) {
   std::fputs((line + "\n").c_str(), stdout);
   std::fflush(stdout);
 }
@@ -51,7 +50,7 @@ void bench_decode(LoadedModel& model, GenerateRequest request) {
     generate(model, request);
     if (i > 0) took[i - 1] = seconds_since(start);  // the first one warms up
   }
-  print(fmt::format("decode {:.2f} token/s", static_cast<double>(tokens[2] - tokens[1]) / (took[1] - took[0])));
+  print_line(fmt::format("decode {:.2f} token/s", static_cast<double>(tokens[2] - tokens[1]) / (took[1] - took[0])));
 }
 
 // The pictures of all conversations in the file, read and made into tensors one by one; then the first conversation until its first token, and on.
@@ -71,14 +70,14 @@ void bench_vision(LoadedModel& model, const std::string& file) {
     if (pass == 1) start = Clock::now();  // the first one warms up
     for (const auto& picture : pictures) model.media.processor->load({picture});
   }
-  print(fmt::format("preprocess {:.2f} image/s", kPasses * static_cast<double>(pictures.size()) / seconds_since(start)));
+  print_line(fmt::format("preprocess {:.2f} image/s", kPasses * static_cast<double>(pictures.size()) / seconds_since(start)));
   GenerateRequest request;
   request.prompts = {prompt->ids}, request.media = {prompt->media};
   request.settings.max_new_tokens = request.min_new_tokens = 1;
   generate(model, request);
   start = Clock::now();
   generate(model, request);
-  print(fmt::format("prefill {:.3f} s, {} tokens", seconds_since(start), prompt->ids.size()));
+  print_line(fmt::format("prefill {:.3f} s, {} tokens", seconds_since(start), prompt->ids.size()));
   bench_decode(model, std::move(request));
 }
 
@@ -107,7 +106,7 @@ void bench_train(LoadedModel& model, const Recipe& recipe, Registry& registry) {
     optimizer.step(recipe.train->learning_rate);
     clear_gradients(optimizer.parameters());
     const double seconds = seconds_since(start);
-    print(fmt::format("step {}: {:.2f} s, {:.1f} token/s, peak RSS {:.0f} MB", step, seconds, kTokens / seconds,
+    print_line(fmt::format("step {}: {:.2f} s, {:.1f} token/s, peak RSS {:.0f} MB", step, seconds, kTokens / seconds,
                       megabytes(host_memory_peak())));
   }
 }
@@ -128,7 +127,7 @@ void bench(const Recipe& recipe, Registry& registry, const std::vector<std::stri
   reset_host_memory_peak();
   const auto start = Clock::now();
   const auto model = load_model({.recipe = &recipe, .registry = &registry, .for_training = wants("train")});
-  print(fmt::format("load {:.2f} s, weights {:.0f} MB, peak RSS {:.0f} MB", seconds_since(start), megabytes(model->plan.totals.weights),
+  print_line(fmt::format("load {:.2f} s, weights {:.0f} MB, peak RSS {:.0f} MB", seconds_since(start), megabytes(model->plan.totals.weights),
                     megabytes(host_memory_peak())));
   if (wants("decode")) bench_decode(*model, {.prompts = {random_ids(*model, 32)}, .settings = {}});
   for (const auto& part : work)

@@ -8,6 +8,7 @@
 #include <chrono>
 #include <cstdio>
 
+#include "base/seconds.h"
 #include "cli/bench.h"
 #include "tenon/error.h"
 #include "tenon/nn/linear.h"
@@ -31,9 +32,9 @@ template <class Body>
 double best_seconds(Body&& body) {
   double best = 0;
   for (int pass = 0; pass <= kPasses; ++pass) {
-    const auto start = std::chrono::steady_clock::now();
+    const auto start = Clock::now();
     body();
-    const double took = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    const double took = seconds_since(start);
     if (pass > 0) best = pass == 1 ? took : std::min(best, took);  // the first warms up
   }
   return best;

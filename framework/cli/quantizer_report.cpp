@@ -13,6 +13,7 @@
 
 #include "base/interrupt.h"
 #include "base/log.h"
+#include "base/seconds.h"
 #include "base/text.h"
 #include "data/batches.h"
 #include "generate/generator.h"
@@ -22,9 +23,6 @@
 namespace tenon::host {
 
 namespace {
-
-using Clock = std::chrono::steady_clock;
-double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
 constexpr int64_t kPanelRows = 64;  // of logits in float64 at a time
 

@@ -10,6 +10,7 @@
 
 #include "base/interrupt.h"
 #include "base/log.h"
+#include "base/seconds.h"
 #include "generate/sampler.h"
 #include "generate/stop.h"
 #include "model/forward.h"
@@ -17,9 +18,6 @@
 namespace tenon::host {
 
 namespace {
-
-using Clock = std::chrono::steady_clock;
-double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
 // One sequence at work.
 struct Row {

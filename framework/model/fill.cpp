@@ -15,6 +15,7 @@
 
 #include "base/interrupt.h"
 #include "base/log.h"
+#include "base/seconds.h"
 #include "base/text.h"
 #include "base/workers.h"
 #include "checkpoint/accounting.h"
@@ -71,7 +72,7 @@ class Filling {
   explicit Filling(const FillRequest& request) : request_(request) {}
 
   FillReport run() {
-    const auto start = std::chrono::steady_clock::now();
+    const auto start = Clock::now();
     make_jobs();
     int64_t total = 0;
     for (const auto& job : jobs_) total += bytes_of(*job);
@@ -82,7 +83,7 @@ class Filling {
     fill_tied(request_.parts);
     for (const auto& job : jobs_) report_.bytes_resident += job->module->bytes;
     report_.bytes_read = request_.random ? 0 : total;
-    report_.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    report_.seconds = seconds_since(start);
     return std::move(report_);
   }
 

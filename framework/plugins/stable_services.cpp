@@ -36,8 +36,8 @@ void fail_call(tenon_call* call, int32_t, const char* text, int64_t size) {
 }
 
 void log_line(tenon_call* call, int32_t level, const char* text, int64_t size) {
-  const LogLevel known = level <= 0 ? LogLevel::Error : level == 1 ? LogLevel::Warn : level == 2 ? LogLevel::Info : LogLevel::Debug;
-  served(call, [&] { log(known, concat(call->plugin, ": ", view(text, size))); });
+  const LogLevel severity = level <= 0 ? LogLevel::Error : level == 1 ? LogLevel::Warn : level == 2 ? LogLevel::Info : LogLevel::Debug;
+  served(call, [&] { log(severity, concat(call->plugin, ": ", view(text, size))); });
 }
 
 int32_t is_cancelled(tenon_call*) { return interrupted() ? 1 : 0; }

@@ -10,6 +10,7 @@
 
 #include "base/interrupt.h"
 #include "base/log.h"
+#include "base/seconds.h"
 #include "data/batches.h"
 #include "data/report.h"
 #include "train/context.h"
@@ -18,7 +19,7 @@ namespace tenon::host {
 
 EvalResult evaluate(LoadedModel& model, Objective* objective, const Dataset& set, int64_t batch_size) {
   at::NoGradGuard no_grad;
-  const auto start = std::chrono::steady_clock::now();
+  const auto start = Clock::now();
   const RecomputeList none;
   std::vector<int64_t> rows(set.rows.size());
   std::iota(rows.begin(), rows.end(), 0);
@@ -49,7 +50,7 @@ EvalResult evaluate(LoadedModel& model, Objective* objective, const Dataset& set
   result.loss = weight > 0 ? loss_sum / weight : 0;
   result.perplexity = std::exp(result.loss);
   result.tokens = static_cast<int64_t>(weight);
-  result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  result.seconds = seconds_since(start);
   return result;
 }
 

@@ -98,8 +98,6 @@ size_t edit_distance(const std::string& a, const std::string& b) {
   return row[b.size()];
 }
 
-std::string last_name(const std::string& path) { return path.substr(path.rfind('.') + 1); }
-
 // Last components of the paths, the nearest to `name` first.
 std::string known_names(const Blueprint& blueprint, const std::string& name) {
   std::set<std::string> distinct;

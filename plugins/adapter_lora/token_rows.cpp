@@ -36,8 +36,6 @@ bool is_called(const std::string& path, const std::string& name) {
   return path == name || (path.size() > name.size() && path.ends_with(name) && path[path.size() - name.size() - 1] == '.');
 }
 
-std::string last_name(const std::string& path) { return path.substr(path.rfind('.') + 1); }
-
 bool has_rows(const SlotSpec& slot) { return slot.role != SlotRole::Inner || slot.kind == SlotKind::Embedding; }
 
 std::string vocabulary_slots(const Blueprint& blueprint) {

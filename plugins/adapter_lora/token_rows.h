@@ -13,6 +13,9 @@
 
 namespace tenon::lora {
 
+// Of a dotted path.
+inline std::string last_name(const std::string& path) { return path.substr(path.rfind('.') + 1); }
+
 // Of one slot: which rows, and whose leaf holds them (a tied head's are its embedding's).
 struct TokenRows {
   std::vector<int64_t> ids;

@@ -32,7 +32,7 @@ Value config(std::initializer_list<Value::Entry> extra = {}, std::initializer_li
 }
 
 struct Llava {
-  testing::StubBackbones backbones;
+  testing::StubBackbones<> backbones;
   LlavaArchitecture architecture;
   explicit Llava() { architecture.use(backbones); }
   testing::TinyModel make(const Value& config, bool trainable = false) {

@@ -1,12 +1,13 @@
 #include "audio_config.h"
 
+#include "limits.h"
 #include "tenon/nn/activation.h"
 #include "tenon/nn/config_reader.h"
 
 namespace tenon::vlm {
 
 namespace {
-constexpr int64_t kMaxWidth = int64_t{1} << 20, kMaxLayers = 4096, kMaxHeads = 1 << 14, kMaxMels = 1 << 12, kMaxPositions = 1 << 20;
+constexpr int64_t kMaxMels = 1 << 12, kMaxPositions = 1 << 20;
 constexpr const char* kType = "voxtral_encoder";
 }  // namespace
 

@@ -50,24 +50,24 @@ void on_progress(j_common_ptr info) {
   std::longjmp(failures->back, 1);
 }
 
-struct Decoder {
+struct JpegDecoder {
   jpeg_decompress_struct info = {};
   Failures failures = {};
   jpeg_progress_mgr progress = {};
 
-  Decoder() {
+  JpegDecoder() {
     info.err = jpeg_std_error(&failures.base);
     failures.base.error_exit = leave;
     failures.base.emit_message = on_message;
     progress.progress_monitor = on_progress;
   }
-  ~Decoder() { jpeg_destroy_decompress(&info); }
-  Decoder(const Decoder&) = delete;
-  Decoder& operator=(const Decoder&) = delete;
+  ~JpegDecoder() { jpeg_destroy_decompress(&info); }
+  JpegDecoder(const JpegDecoder&) = delete;
+  JpegDecoder& operator=(const JpegDecoder&) = delete;
 };
 
 // No object with a destructor lives across the jump. false: see failures.text.
-bool begin(Decoder& decoder, Bytes bytes) {
+bool begin(JpegDecoder& decoder, Bytes bytes) {
   if (setjmp(decoder.failures.back)) return false;
   jpeg_create_decompress(&decoder.info);
   decoder.info.progress = &decoder.progress;
@@ -86,7 +86,7 @@ void inks_to_rgb(const uint8_t* row, int64_t width, bool inverted, uint8_t* rgb)
     }
 }
 
-bool decode(Decoder& decoder, const RawHeader& header, uint8_t* line, uint8_t* rgb) {
+bool decode(JpegDecoder& decoder, const RawHeader& header, uint8_t* line, uint8_t* rgb) {
   if (setjmp(decoder.failures.back)) return false;
   jpeg_decompress_struct& info = decoder.info;
   const bool has_inks = info.jpeg_color_space == JCS_CMYK || info.jpeg_color_space == JCS_YCCK;
@@ -114,14 +114,14 @@ RawHeader header_of(const jpeg_decompress_struct& info) {
 }  // namespace
 
 RawHeader jpeg_header(Bytes bytes) {
-  Decoder decoder;
+  JpegDecoder decoder;
   if (!begin(decoder, bytes)) fail(ErrorCode::Data, "a damaged JPEG: ", decoder.failures.text);
   return header_of(decoder.info);
 }
 
 void decode_jpeg(Bytes bytes, const RawHeader& header, uint8_t* rgb) {
   std::vector<uint8_t> line(static_cast<size_t>(header.width) * 4);
-  Decoder decoder;
+  JpegDecoder decoder;
   if (!begin(decoder, bytes)) fail(ErrorCode::Data, "a damaged JPEG: ", decoder.failures.text);
   if (decoder.info.image_width != header.width || decoder.info.image_height != header.height)
     fail(ErrorCode::Data, "a JPEG that changed while it was read");

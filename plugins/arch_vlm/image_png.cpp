@@ -38,23 +38,23 @@ void read_bytes(png_structp png, png_bytep target, png_size_t count) {
 }
 void on_warning(png_structp, png_const_charp) {}
 
-struct Decoder {
+struct PngDecoder {
   Source source;
   png_structp png = nullptr;
   png_infop info = nullptr;
 
-  explicit Decoder(Bytes bytes) : source{bytes} {
+  explicit PngDecoder(Bytes bytes) : source{bytes} {
     png = png_create_read_struct(PNG_LIBPNG_VER_STRING, &source, on_error, on_warning);
     info = png ? png_create_info_struct(png) : nullptr;
     if (!info) fail(ErrorCode::Device, "there is no memory for a PNG decoder");
   }
-  ~Decoder() { png_destroy_read_struct(&png, &info, nullptr); }
-  Decoder(const Decoder&) = delete;
-  Decoder& operator=(const Decoder&) = delete;
+  ~PngDecoder() { png_destroy_read_struct(&png, &info, nullptr); }
+  PngDecoder(const PngDecoder&) = delete;
+  PngDecoder& operator=(const PngDecoder&) = delete;
 };
 
 // No object with a destructor lives across the jump. false: see source.text.
-bool begin(Decoder& d) {
+bool begin(PngDecoder& d) {
   if (setjmp(png_jmpbuf(d.png))) return false;
   png_set_read_fn(d.png, &d.source, read_bytes);
   png_set_user_limits(d.png, kMaxEdge, kMaxEdge);
@@ -64,7 +64,7 @@ bool begin(Decoder& d) {
   return true;
 }
 
-bool decode(Decoder& d, int64_t width, png_bytepp rows) {
+bool decode(PngDecoder& d, int64_t width, png_bytepp rows) {
   if (setjmp(png_jmpbuf(d.png))) return false;
   png_set_expand(d.png);       // palettes to colours, few bits to 8
   png_set_strip_16(d.png);     // the upper 8 bits
@@ -79,7 +79,7 @@ bool decode(Decoder& d, int64_t width, png_bytepp rows) {
   return true;
 }
 
-RawHeader header_of(Decoder& d) {
+RawHeader header_of(PngDecoder& d) {
   RawHeader header{png_get_image_width(d.png, d.info), png_get_image_height(d.png, d.info), 1};
 #ifdef PNG_eXIf_SUPPORTED
   png_uint_32 count = 0;
@@ -92,7 +92,7 @@ RawHeader header_of(Decoder& d) {
 }  // namespace
 
 RawHeader png_header(Bytes bytes) {
-  Decoder d(bytes);
+  PngDecoder d(bytes);
   if (!begin(d)) fail(ErrorCode::Data, "a damaged PNG: ", d.source.text);
   return header_of(d);
 }
@@ -100,7 +100,7 @@ RawHeader png_header(Bytes bytes) {
 void decode_png(Bytes bytes, const RawHeader& header, uint8_t* rgb) {
   std::vector<png_bytep> rows(static_cast<size_t>(header.height));
   for (size_t y = 0; y < rows.size(); ++y) rows[y] = rgb + static_cast<int64_t>(y) * header.width * 3;
-  Decoder d(bytes);
+  PngDecoder d(bytes);
   if (!begin(d)) fail(ErrorCode::Data, "a damaged PNG: ", d.source.text);
   if (png_get_image_width(d.png, d.info) != header.width || png_get_image_height(d.png, d.info) != header.height)
     fail(ErrorCode::Data, "a PNG that changed while it was read");

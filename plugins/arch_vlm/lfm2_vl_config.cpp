@@ -1,5 +1,6 @@
 #include "lfm2_vl_config.h"
 
+#include "limits.h"
 #include "tenon/nn/activation.h"
 #include "tenon/nn/config_reader.h"
 
@@ -7,7 +8,7 @@ namespace tenon::vlm {
 
 namespace {
 
-constexpr int64_t kMaxToken = int64_t{1} << 24, kMaxWidth = int64_t{1} << 20, kMaxFactor = 64;
+constexpr int64_t kMaxFactor = 64;
 
 Value table(nn::ConfigReader& reader, const char* key) {
   const Value* value = reader.config().find_set(key);

@@ -9,27 +9,28 @@
 #include <tuple>
 
 #include "image_file.h"
+#include "limits.h"
 #include "tenon/error.h"
 
 namespace tenon::vlm {
 
 namespace {
 
-constexpr int64_t kMaxEdge = 1 << 14, kMaxTiles = 1 << 10, kMaxTokens = 1 << 20;
+constexpr int64_t kMaxTiles = 1 << 10, kMaxTokens = 1 << 20;
 
 ViewRules read_rules(nn::ConfigReader& reader, const Lfm2VlConfig& config) {
   ViewRules rules;
   rules.splits = reader.flag("do_image_splitting", rules.splits);
   rules.min_tiles = reader.integer("min_tiles", rules.min_tiles, 1, kMaxTiles);
   rules.max_tiles = reader.integer("max_tiles", rules.max_tiles, 1, kMaxTiles);
-  rules.tile = reader.integer("tile_size", rules.tile, 1, kMaxEdge);
+  rules.tile = reader.integer("tile_size", rules.tile, 1, kMaxImageSize);
   rules.has_thumbnail = reader.flag("use_thumbnail", rules.has_thumbnail);
   rules.min_tokens = reader.integer("min_image_tokens", rules.min_tokens, 1, kMaxTokens);
   rules.max_tokens = reader.integer("max_image_tokens", rules.max_tokens, 1, kMaxTokens);
   rules.tolerance = reader.number("max_pixels_tolerance", rules.tolerance, 0, 1e6);
   for (const auto& [key, own, target] :
        {std::tuple{"encoder_patch_size", config.vision.patch, &rules.patch}, {"downsample_factor", config.factor, &rules.factor}}) {
-    *target = reader.integer(key, *target, 1, kMaxEdge);
+    *target = reader.integer(key, *target, 1, kMaxImageSize);
     if (*target != own)
       reader.problem(
           concat(key, " is ", *target, ", the model's is ", own, ": preprocessor_config.json and config.json are of different models"));

@@ -17,6 +17,7 @@
 #include "lfm2_vl_model.h"
 #include "lfm2_vl_processor.h"
 #include "lfm2_vl_views.h"
+#include "stub_text.h"
 #include "support/errors.h"
 #include "support/tiny_model.h"
 #include "token_names.h"
@@ -27,59 +28,12 @@ namespace {
 using testing::contains;
 using testing::error_of;
 
-constexpr int64_t kVocab = 11, kWidth = 6, kImage = 7, kPatchWidth = 12;
+constexpr int64_t kVocab = testing::kStubVocab, kWidth = testing::kStubWidth, kImage = 7, kPatchWidth = 12;
 
-// One block that doubles the hidden state: logits tell every token by itself.
-class StubText final : public Model {
- public:
-  explicit StubText(Parts& parts) : parts_(parts) {}
-  const Blueprint& blueprint() const override { return parts_.blueprint(); }
-  Seams& seams() override { return seams_; }
-  State begin(const Batch& batch, Cache*) override {
-    State state;
-    state.hidden = parts_.slot("model.embed_tokens").rows(batch.ids, at::kFloat);
-    return state;
-  }
-  void run_block(int, int64_t, State& state) override { state.hidden = parts_.slot("model.layers.0.up").linear(state.hidden); }
-  at::Tensor finish(State& state) override { return state.hidden; }
-  at::Tensor logits(const at::Tensor& hidden) override { return parts_.slot("lm_head").linear(hidden); }
-  at::Tensor token_logprobs(const at::Tensor&, const at::Tensor&) override { return {}; }
-  std::unique_ptr<Cache> make_cache(int64_t, int64_t) override { return nullptr; }
-
- private:
-  Parts& parts_;
-  Seams seams_;
-};
-
-class StubArchitecture final : public Architecture {
- public:
-  Blueprint blueprint(const Value& config) const override {
-    CHECK(config.bool_or("tie_word_embeddings", false));
-    Blueprint b;
-    b.model_type = "lfm2";
-    b.vocab_size = kVocab, b.hidden_size = kWidth, b.context_length = 32;
-    b.stacks = {{"model.layers", 1}};
-    b.block_activations = {{}};
-    auto add = [&](const char* path, int64_t out, int64_t in, SlotKind kind, int stack) {
-      SlotSpec slot;
-      slot.path = path, slot.out = out, slot.in = in, slot.kind = kind, slot.stack = stack, slot.block = stack;
-      slot.sources = {Source::rename(concat(path, ".weight"))};
-      b.slots.push_back(slot);
-    };
-    add("model.embed_tokens", kVocab, kWidth, SlotKind::Embedding, -1);
-    add("model.layers.0.up", kWidth, kWidth, SlotKind::Linear, 0);
-    add("lm_head", kVocab, kWidth, SlotKind::Linear, -1);
-    return b;
-  }
-  std::unique_ptr<Model> build(const Value&, Parts& parts) const override { return std::make_unique<StubText>(parts); }
-};
-
-struct StubBackbones final : Backbones {
-  std::unique_ptr<Architecture> make(const std::string& model_type) override {
-    if (model_type != "lfm2") fail(ErrorCode::Plugin, "there is no architecture '", model_type, "'");
-    return std::make_unique<StubArchitecture>();
-  }
-};
+Blueprint text_blueprint(const Value& config) {
+  CHECK(config.bool_or("tie_word_embeddings", false));
+  return testing::stub_blueprint("lfm2");
+}
 
 using Entries = std::initializer_list<Value::Entry>;
 
@@ -94,7 +48,7 @@ Value config(Entries extra = {}, Entries vision_extra = {}) {
 }
 
 struct Lfm2Vl {
-  StubBackbones backbones;
+  testing::StubBackbones<> backbones{"lfm2", text_blueprint};
   Lfm2VlArchitecture architecture;
   Lfm2Vl() { architecture.use(backbones); }
   testing::TinyModel make(const Value& config, bool trainable = false) {

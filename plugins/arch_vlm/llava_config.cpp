@@ -1,13 +1,12 @@
 #include "llava_config.h"
 
 #include "config_table.h"
+#include "limits.h"
 #include "tenon/nn/activation.h"
 
 namespace tenon::vlm {
 
 namespace {
-
-constexpr int64_t kMaxToken = int64_t{1} << 24, kMaxWidth = int64_t{1} << 20;
 
 // What LlavaConfig takes for a tower that the file does not describe at all.
 Value default_tower() {
@@ -75,8 +74,10 @@ LlavaConfig read_llava_config(const LlavaFamily& family, const Value& config) {
 
   c.text_type = c.text.string_or("model_type", "llama");
   c.text.set("model_type", c.text_type);
-  const bool tied = reader.flag("tie_word_embeddings", false);
-  if (tied) c.text.set("tie_word_embeddings", true);
+  // llava asks the text model too, llava_next does not.
+  if (const bool tied = reader.flag("tie_word_embeddings", false); tied || family.is_tiled) c.text.set("tie_word_embeddings", tied);
+  // The head is this class's own, and caps nothing.
+  c.text.set("final_logit_softcapping", nullptr);
   // Rotary settings beside the two tables (a recipe's override or patch) are meant for the text model.
   for (const char* key : {"rope_parameters", "rope_scaling", "rope_theta", "max_position_embeddings"})
     if (const Value* value = config.find(key)) c.text.set(key, *value);

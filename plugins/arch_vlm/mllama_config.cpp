@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <optional>
 
+#include "limits.h"
 #include "tenon/nn/activation.h"
 #include "tenon/nn/config_reader.h"
 
@@ -10,7 +11,6 @@ namespace tenon::vlm {
 
 namespace {
 
-constexpr int64_t kMaxWidth = int64_t{1} << 20, kMaxLayers = 1024, kMaxHeads = 4096, kMaxSide = 1 << 13, kMaxToken = int64_t{1} << 24;
 constexpr int64_t kMaxTiles = 64, kDefaultTiles = 4;
 
 // A table of the config; nothing where there is none.
@@ -82,8 +82,8 @@ MllamaVisionConfig read_vision(const Value& config) {
   // Both names are one attribute in transformers.
   c.heads = reader.integer(config.find("num_attention_heads") ? "num_attention_heads" : "attention_heads", 16, 1, kMaxHeads);
   c.channels = reader.integer("num_channels", 3, 1, 64);
-  c.image_size = reader.integer("image_size", 448, 1, kMaxSide);
-  c.patch = reader.integer("patch_size", 14, 1, kMaxSide);
+  c.image_size = reader.integer("image_size", 448, 1, kMaxImageSize);
+  c.patch = reader.integer("patch_size", 14, 1, kMaxImageSize);
   c.eps = reader.number("norm_eps", 1e-5, 0, 1);
   c.out = reader.integer("vision_output_dim", 7680, 1, kMaxWidth);
   c.max_tiles = reader.integer("max_num_tiles", kDefaultTiles, 1, kMaxTiles);

@@ -12,7 +12,7 @@ namespace tenon::vlm {
 namespace {
 
 // What waits in the state while the tower runs.
-const std::string kText = "mllama.text";    // embedded tokens [B, T, hidden]
+const std::string kEmbedded = "mllama.text";    // embedded tokens [B, T, hidden]
 const std::string kIds = "mllama.ids";      // of aspect ratios, [pictures] int64
 const std::string kTiles = "mllama.tiles";  // of each picture, [pictures] int64
 std::string feature_name(int64_t layer) { return concat("mllama.feature.", layer); }
@@ -127,7 +127,7 @@ State MllamaModel::begin(const Batch& batch, Cache* cache) {
   if (own) pictures.first = own->next_picture();
   CrossLayers::prepare(state, look(batch.ids, batch.segments, state.past, pictures, marks), pictures.first);
   if (tower.tiles.empty()) return state;
-  state.extras[kText] = state.hidden;
+  state.extras[kEmbedded] = state.hidden;
   state.extras[kIds] = tower.ids, state.extras[kTiles] = at::tensor(tower.tiles, at::kLong);
   state.hidden = tower_.embed(tower);
   return state;
@@ -135,7 +135,7 @@ State MllamaModel::begin(const Batch& batch, Cache* cache) {
 
 void MllamaModel::run_block(int stack, int64_t i, State& state) {
   if (stack >= kMllamaText) return text_->run_block(stack - kMllamaText, i, state);
-  if (state.extras.count(kText)) run_tower(stack, i, state);
+  if (state.extras.count(kEmbedded)) run_tower(stack, i, state);
 }
 
 void MllamaModel::run_tower(int stack, int64_t i, State& state) const {
@@ -155,9 +155,9 @@ void MllamaModel::join(State& state) const {
   std::vector<at::Tensor> kept;
   for (const int64_t layer : config_.vision.feature_layers) kept.push_back(state.extras.at(feature_name(layer)));
   CrossLayers::set_features(state, text_->seams().projector({.features = tower_.features(state.hidden, kept)}));
-  state.hidden = state.extras.at(kText);
+  state.hidden = state.extras.at(kEmbedded);
   for (const int64_t layer : config_.vision.feature_layers) state.extras.erase(feature_name(layer));
-  for (const std::string& name : {kText, kIds, kTiles}) state.extras.erase(name);
+  for (const std::string& name : {kEmbedded, kIds, kTiles}) state.extras.erase(name);
 }
 
 at::Tensor MllamaModel::finish(State& state) {

@@ -14,6 +14,7 @@
 #include "mllama_config.h"
 #include "mllama_processor.h"
 #include "mllama_sight.h"
+#include "stub_text.h"
 #include "support/tiny_model.h"
 #include "tenon/nn/attention.h"
 #include "tenon/nn/kv_cache.h"
@@ -124,9 +125,9 @@ TEST_CASE("canvases: the least enlargement, else the least reduction, with the f
 }
 
 // A decoder of layers that add up what they were given, through the seams: what a llama is to this plugin.
-class StubText final : public Model {
+class LayeredText final : public testing::StubText {
  public:
-  StubText(Parts& parts, int64_t layers) : parts_(parts), layers_(layers) {
+  explicit LayeredText(Parts& parts) : StubText(parts) {
     seams_.attention.set_default("sdpa", nn::Attention());
     seams_.norm.set_default("rms", [](const NormArgs& args) { return nn::rms_norm(args.x, args.weight, args.eps, at::kFloat); });
     seams_.mlp.set_default("mlp", [this](const MlpArgs& args) { return slot(args.layer, "mlp.down_proj").linear(args.x); });
@@ -142,85 +143,53 @@ class StubText final : public Model {
       return true;
     });
   }
-  const Blueprint& blueprint() const override { return parts_.blueprint(); }
-  Seams& seams() override { return seams_; }
   State begin(const Batch& batch, Cache* cache) override {
-    State state;
+    CHECK(batch.media.empty());
+    State state = StubText::begin(batch, cache);
     auto* kv = dynamic_cast<nn::KvCache*>(cache);
     REQUIRE((kv != nullptr) == (cache != nullptr));
-    CHECK(batch.media.empty());
     nn::place_tokens(batch, kv, state);
-    state.hidden = parts_.slot("model.embed_tokens").rows(batch.ids, at::kFloat);
     return state;
   }
   void run_block(int stack, int64_t i, State& state) override {
     CHECK(stack == 0);
-    CHECK(i < layers_);
+    CHECK(i < blueprint().stacks[0].count);
     seams_.block({.state = &state, .stack = stack, .layer = i});
   }
   at::Tensor finish(State& state) override {
     if (state.cache) dynamic_cast<nn::KvCache&>(*state.cache).commit(state.hidden.size(1));
     return state.hidden;
   }
-  at::Tensor logits(const at::Tensor& hidden) override { return parts_.slot("lm_head").linear(hidden); }
-  at::Tensor token_logprobs(const at::Tensor&, const at::Tensor&) override { return {}; }
-  std::unique_ptr<Cache> make_cache(int64_t, int64_t) override { return nullptr; }
 
  private:
   Slot& slot(int64_t layer, const char* name) const { return parts_.slot(concat("model.layers.", layer, ".", name)); }
-  Parts& parts_;
-  int64_t layers_;
-  Seams seams_;
 };
 
-class StubArchitecture final : public Architecture {
- public:
-  Blueprint blueprint(const Value& config) const override {
-    CHECK(config.at("model_type").as_string() == "llama");
-    Blueprint b;
-    b.vocab_size = kVocab, b.hidden_size = kWidth, b.context_length = config.at("max_position_embeddings").as_int();
-    b.stacks = {{"model.layers", layers(config)}};
-    b.block_activations = {{}};
-    b.cache_elements_per_token = static_cast<double>(8 * layers(config));
-    auto add = [&](const std::string& path, int64_t out, int64_t in, SlotRole role, int64_t block, std::string group = "") {
-      SlotSpec slot;
-      slot.path = path, slot.out = out, slot.in = in, slot.role = role, slot.stack = block < 0 ? -1 : 0, slot.block = block;
-      slot.kind = role == SlotRole::InputEmbedding ? SlotKind::Embedding : SlotKind::Linear;
-      slot.input_group = std::move(group);
-      slot.sources = {Source::rename(path + ".weight")};
-      b.slots.push_back(slot);
-    };
-    add("model.embed_tokens", kVocab, kWidth, SlotRole::InputEmbedding, -1);
-    for (int64_t i = 0; i < layers(config); ++i) {
-      const std::string layer = concat("model.layers.", i, "."), group = layer + "self_attn.qkv";
-      for (const auto& [name, out] : {std::pair{"q_proj", 8}, std::pair{"k_proj", 4}, std::pair{"v_proj", 4}})
-        add(layer + "self_attn." + name, out, kWidth, SlotRole::Inner, i, group);
-      add(layer + "self_attn.o_proj", kWidth, 8, SlotRole::Inner, i);
-      add(layer + "mlp.down_proj", kWidth, kWidth, SlotRole::Inner, i);
-      for (const char* norm : {"input_layernorm.weight", "post_attention_layernorm.weight"}) {
-        DenseSpec tensor;
-        tensor.path = layer + norm, tensor.shape = {kWidth}, tensor.stack = 0, tensor.block = i;
-        tensor.sources = {Source::rename(tensor.path)};
-        b.tensors.push_back(tensor);
-      }
+Blueprint text_blueprint(const Value& config) {
+  CHECK(config.at("model_type").as_string() == "llama");
+  const int64_t layers = config.at("num_hidden_layers").as_int();
+  Blueprint b;
+  b.vocab_size = kVocab, b.hidden_size = kWidth, b.context_length = config.at("max_position_embeddings").as_int();
+  b.stacks = {{"model.layers", layers}};
+  b.block_activations = {{}};
+  b.cache_elements_per_token = static_cast<double>(8 * layers);
+  testing::add_slot(b, "model.embed_tokens", kVocab, kWidth, -1, SlotKind::Embedding).role = SlotRole::InputEmbedding;
+  for (int64_t i = 0; i < layers; ++i) {
+    const std::string layer = concat("model.layers.", i, "."), group = layer + "self_attn.qkv";
+    for (const auto& [name, out] : {std::pair{"q_proj", 8}, std::pair{"k_proj", 4}, std::pair{"v_proj", 4}})
+      testing::add_slot(b, layer + "self_attn." + name, out, kWidth, i).input_group = group;
+    testing::add_slot(b, layer + "self_attn.o_proj", kWidth, 8, i);
+    testing::add_slot(b, layer + "mlp.down_proj", kWidth, kWidth, i);
+    for (const char* norm : {"input_layernorm.weight", "post_attention_layernorm.weight"}) {
+      DenseSpec tensor;
+      tensor.path = layer + norm, tensor.shape = {kWidth}, tensor.stack = 0, tensor.block = i;
+      tensor.sources = {Source::rename(tensor.path)};
+      b.tensors.push_back(tensor);
     }
-    add("lm_head", kVocab, kWidth, SlotRole::OutputHead, -1);
-    return b;
   }
-  std::unique_ptr<Model> build(const Value& config, Parts& parts) const override {
-    return std::make_unique<StubText>(parts, layers(config));
-  }
-
- private:
-  static int64_t layers(const Value& config) { return config.at("num_hidden_layers").as_int(); }
-};
-
-struct StubBackbones final : Backbones {
-  std::unique_ptr<Architecture> make(const std::string& model_type) override {
-    CHECK(model_type == "llama");
-    return std::make_unique<StubArchitecture>();
-  }
-};
+  testing::add_slot(b, "lm_head", kVocab, kWidth, -1).role = SlotRole::OutputHead;
+  return b;
+}
 
 using Entries = std::initializer_list<Value::Entry>;
 
@@ -239,7 +208,7 @@ Value config(Entries extra = {}, Entries vision_extra = {}, Entries text_extra =
 }
 
 struct Mllama {
-  StubBackbones backbones;
+  testing::StubBackbones<LayeredText> backbones{"llama", text_blueprint};
   MllamaArchitecture architecture;
   Mllama() { architecture.use(backbones); }
   testing::TinyModel make(bool trainable = false) {

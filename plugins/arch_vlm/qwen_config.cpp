@@ -2,6 +2,7 @@
 
 #include <numeric>
 
+#include "limits.h"
 #include "tenon/nn/activation.h"
 #include "tenon/nn/config_reader.h"
 
@@ -9,7 +10,6 @@ namespace tenon::vlm {
 
 namespace {
 
-constexpr int64_t kMaxToken = int64_t{1} << 24, kMaxWidth = int64_t{1} << 20, kMaxLayers = 4096, kMaxHeads = 1 << 14, kMaxSide = 1 << 12;
 constexpr double kVisionTheta = 10000, kTextTheta = 1e6;
 
 // What the text config's class says where the file is silent; qwen2's own class says otherwise.
@@ -93,7 +93,7 @@ QwenVisionConfig read_vision(const QwenFamily& family, const Value& config) {
   c.layers = either(reader, "depth", "num_hidden_layers", 32, kMaxLayers);
   c.heads = either(reader, "num_heads", "num_attention_heads", 16, kMaxHeads);
   c.channels = reader.integer("in_channels", 3, 1, 64);
-  c.patch = reader.integer("patch_size", 14, 1, kMaxSide);
+  c.patch = reader.integer("patch_size", 14, 1, kMaxImageSize);
   c.temporal_patch = reader.integer("temporal_patch_size", 2, 1, 64);
   c.merge = reader.integer("spatial_merge_size", 2, 1, 64);
   c.activation = reader.text("hidden_act", defaults.activation);

@@ -9,7 +9,7 @@
 namespace tenon::vlm {
 
 namespace {
-constexpr int64_t kMaxSide = 1 << 20, kMaxPatches = int64_t{1} << 40;
+constexpr int64_t kMaxGridSide = 1 << 20, kMaxPatches = int64_t{1} << 40;
 }
 
 std::vector<Grid> read_grids(const at::Tensor& thw, int64_t merge, const char* name) {
@@ -21,7 +21,7 @@ std::vector<Grid> read_grids(const at::Tensor& thw, int64_t merge, const char* n
   std::vector<Grid> grids;
   for (int64_t i = 0; i < rows.size(0); ++i, values += 3) {
     const Grid grid{values[0], values[1], values[2]};
-    const bool is_sound = std::all_of(values, values + 3, [](int64_t side) { return side >= 1 && side <= kMaxSide; });
+    const bool is_sound = std::all_of(values, values + 3, [](int64_t side) { return side >= 1 && side <= kMaxGridSide; });
     if (!is_sound || grid.rows * grid.columns > kMaxPatches / grid.frames || grid.rows % merge || grid.columns % merge)
       fail(ErrorCode::Data, name, "[", i, "] is ", grid.frames, " x ", grid.rows, " x ", grid.columns,
            ", expected frames, and rows and columns that are multiples of ", merge);

@@ -14,6 +14,7 @@
 #include "qwen_positions.h"
 #include "qwen_processor.h"
 #include "qwen_vl.h"
+#include "stub_text.h"
 #include "support/tiny_model.h"
 #include "tenon/nn/kv_cache.h"
 
@@ -117,70 +118,39 @@ TEST_CASE("patches come in squares that become one token, each pixel once a fram
   CHECK(patches.select(0, 5).view({3, 2, 2, 2}).select(1, 0).equal(rgb.narrow(1, 0, 2).narrow(2, 6, 2)));
 }
 
-// A text model of one block that adds the angle of each token's first pair: what the rotary seam answers shows in the logits.
-class StubText final : public Model {
+// It adds the angle of each token's first pair: what the rotary seam answers shows in the logits.
+class TurningText final : public testing::StubText {
  public:
-  explicit StubText(Parts& parts) : parts_(parts) {
+  explicit TurningText(Parts& parts) : StubText(parts) {
     seams_.rotary.set_default("none", [](const RotaryArgs&) { return Rotary{}; });
   }
-  const Blueprint& blueprint() const override { return parts_.blueprint(); }
-  Seams& seams() override { return seams_; }
   State begin(const Batch& batch, Cache* cache) override {
-    State state;
+    State state = StubText::begin(batch, cache);
     auto* kv = dynamic_cast<nn::KvCache*>(cache);
     REQUIRE((kv != nullptr) == (cache != nullptr));
     nn::place_tokens(batch, kv, state);
-    state.hidden = parts_.slot("model.embed_tokens").rows(batch.ids, at::kFloat);
     state.rotary["default"] = seams_.rotary({.positions = state.positions, .inv_freq = at::tensor({0.5f, 0.3f, 0.2f, 0.1f})});
     return state;
   }
-  void run_block(int stack, int64_t, State& state) override {
+  void run_block(int stack, int64_t i, State& state) override {
     CHECK(stack == 0);
-    state.hidden = parts_.slot("model.layers.0.up").linear(state.hidden) + state.rotary.at("default").sin;
+    StubText::run_block(stack, i, state);
+    state.hidden = state.hidden + state.rotary.at("default").sin;
   }
   at::Tensor finish(State& state) override {
     if (state.cache) static_cast<nn::KvCache*>(state.cache)->commit(state.hidden.size(1));
     return state.hidden;
   }
-  at::Tensor logits(const at::Tensor& hidden) override { return parts_.slot("lm_head").linear(hidden); }
-  at::Tensor token_logprobs(const at::Tensor&, const at::Tensor&) override { return {}; }
   std::unique_ptr<Cache> make_cache(int64_t batch, int64_t capacity) override {
     return std::make_unique<nn::KvCache>(std::vector<nn::KvCache::Layer>{}, batch, capacity, at::kFloat);
   }
-
- private:
-  Parts& parts_;
-  Seams seams_;
 };
 
-class StubArchitecture final : public Architecture {
- public:
-  Blueprint blueprint(const Value& config) const override {
-    Blueprint b;
-    b.model_type = config.at("model_type").as_string();
-    b.vocab_size = kVocab, b.hidden_size = kWidth, b.context_length = config.at("max_position_embeddings").as_int();
-    b.stacks = {{"model.layers", 1}};
-    b.block_activations = {{}};
-    auto add = [&](const char* path, int64_t out, int64_t in, SlotKind kind, int stack) {
-      SlotSpec slot;
-      slot.path = path, slot.out = out, slot.in = in, slot.kind = kind, slot.stack = stack, slot.block = stack;
-      slot.sources = {Source::rename(concat(path, ".weight"))};
-      b.slots.push_back(slot);
-    };
-    add("model.embed_tokens", kVocab, kWidth, SlotKind::Embedding, -1);
-    add("model.layers.0.up", kWidth, kWidth, SlotKind::Linear, 0);
-    add("lm_head", kVocab, kWidth, SlotKind::Linear, -1);
-    return b;
-  }
-  std::unique_ptr<Model> build(const Value&, Parts& parts) const override { return std::make_unique<StubText>(parts); }
-};
-
-struct StubBackbones final : Backbones {
-  std::unique_ptr<Architecture> make(const std::string& model_type) override {
-    CHECK(model_type == "qwen2");
-    return std::make_unique<StubArchitecture>();
-  }
-};
+Blueprint text_blueprint(const Value& config) {
+  Blueprint b = testing::stub_blueprint("qwen2", kWidth);
+  b.context_length = config.at("max_position_embeddings").as_int();
+  return b;
+}
 
 using Entries = std::initializer_list<Value::Entry>;
 
@@ -203,7 +173,7 @@ Value config(const QwenFamily& family, Entries extra = {}, Entries vision_extra 
 }
 
 struct Qwen {
-  StubBackbones backbones;
+  testing::StubBackbones<TurningText> backbones{"qwen2", text_blueprint};
   QwenVlArchitecture architecture;
   const QwenFamily& family;
   explicit Qwen(const QwenFamily& f) : architecture(f), family(f) { architecture.use(backbones); }

@@ -19,7 +19,7 @@ namespace tenon::vlm {
 
 namespace {
 
-constexpr int64_t kMinPixels = 128 * 28 * 28, kMaxPixels = 28 * 28 * 768;  // of the processor's class
+constexpr int64_t kVideoMinPixels = 128 * 28 * 28, kVideoMaxPixels = 28 * 28 * 768;  // of the processor's class
 constexpr int64_t kManyFrames = 1 << 20, kManyTokens = int64_t{1} << 32;
 constexpr double kUntoldFps = 24;
 const char* const kOwnFile = "video_preprocessor_config.json";
@@ -47,7 +47,7 @@ QwenVideo::QwenVideo(const QwenVlConfig& config, const ProcessorFiles& files)
   const Table table = find_table(files);
   nn::ConfigReader reader(table.value);
   read_pixel_steps(reader, steps_);
-  std::tie(min_pixels_, max_pixels_) = read_areas(reader, kMinPixels, kMaxPixels);
+  std::tie(min_pixels_, max_pixels_) = read_areas(reader, kVideoMinPixels, kVideoMaxPixels);
   check_shape(reader, config.vision);
   picks_ = reader.flag("do_sample_frames", false);
   num_frames_ = reader.optional_integer("num_frames", 1, kManyFrames);

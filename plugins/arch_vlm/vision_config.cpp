@@ -2,14 +2,13 @@
 
 #include <cmath>
 
+#include "limits.h"
 #include "tenon/nn/activation.h"
 #include "tenon/nn/config_reader.h"
 
 namespace tenon::vlm {
 
 namespace {
-
-constexpr int64_t kMaxWidth = int64_t{1} << 20, kMaxLayers = 4096, kMaxHeads = 1 << 14, kMaxSize = 1 << 14;
 
 struct Defaults {
   const char* model_type;
@@ -27,9 +26,9 @@ constexpr Defaults kTowers[] = {
 // One number, or a list of two equal ones.
 int64_t square(nn::ConfigReader& reader, const char* key, int64_t fallback) {
   const Value* value = reader.config().find_set(key);
-  if (!value || !value->is_list()) return reader.integer(key, fallback, 1, kMaxSize);
+  if (!value || !value->is_list()) return reader.integer(key, fallback, 1, kMaxImageSize);
   const Value::List& list = value->as_list();
-  if (list.size() == 2 && list[0].is_int() && list[0] == list[1] && list[0].as_int() > 0 && list[0].as_int() <= kMaxSize)
+  if (list.size() == 2 && list[0].is_int() && list[0] == list[1] && list[0].as_int() > 0 && list[0].as_int() <= kMaxImageSize)
     return list[0].as_int();
   reader.problem(concat(key, " is ", nn::ConfigReader::show(*value), ", expected one number or two equal ones: only squares are served"));
   return fallback;
@@ -37,7 +36,7 @@ int64_t square(nn::ConfigReader& reader, const char* key, int64_t fallback) {
 
 // As many patches as a square has.
 int64_t read_naflex_size(nn::ConfigReader& reader, int64_t patch) {
-  const int64_t patches = reader.integer("num_patches", 256, 1, kMaxSize);
+  const int64_t patches = reader.integer("num_patches", 256, 1, kMaxImageSize);
   const auto side = static_cast<int64_t>(std::sqrt(static_cast<double>(patches)));
   if (side * side != patches)
     reader.problem(concat("num_patches is ", patches, ", expected a square number: positions are resized from rows and columns"));

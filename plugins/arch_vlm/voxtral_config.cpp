@@ -1,13 +1,12 @@
 #include "voxtral_config.h"
 
 #include "config_table.h"
+#include "limits.h"
 #include "tenon/nn/activation.h"
 
 namespace tenon::vlm {
 
 namespace {
-
-constexpr int64_t kMaxToken = int64_t{1} << 24;
 
 // What VoxtralConfig gives a text_config for the keys that it leaves out, whatever its model_type.
 Value default_text() {
@@ -32,8 +31,8 @@ VoxtralConfig read_voxtral_config(const Value& config) {
   c.text = default_text();
   for (const auto& [key, value] : text.as_table()) c.text.set(key, value);
   c.text_type = c.text.string_or("model_type", "llama");
-  // The head is a weight of its own here: transformers ties none in this model.
-  c.text.set("tie_word_embeddings", false);
+  // The head is a weight of its own here: transformers ties none in this model, and caps nothing.
+  c.text.set("tie_word_embeddings", false), c.text.set("final_logit_softcapping", nullptr);
   // Rotary settings beside the two tables (a recipe's override or patch) are meant for the text model.
   for (const char* key : {"rope_parameters", "rope_scaling", "rope_theta", "max_position_embeddings"})
     if (const Value* value = config.find(key)) c.text.set(key, *value);

@@ -33,7 +33,7 @@ Value config(std::initializer_list<Value::Entry> extra = {}, std::initializer_li
 }
 
 struct Voxtral {
-  testing::StubBackbones backbones;
+  testing::StubBackbones<> backbones;
   VoxtralArchitecture architecture;
   Voxtral() { architecture.use(backbones); }
   testing::TinyModel make(const Value& config, bool trainable = false) {
