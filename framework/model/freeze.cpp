@@ -61,15 +61,6 @@ std::regex compile(const std::string& name) {
 
 }  // namespace
 
-std::vector<std::string> frozen_names(const Recipe& recipe) {
-  std::vector<std::string> names;
-  const Value* train = recipe.resolved.find_set("train");
-  const Value* freeze = train ? train->find_set("freeze") : nullptr;
-  if (freeze)
-    for (const Value& name : freeze->as_list()) names.push_back(name.as_string());
-  return names;
-}
-
 std::set<std::string> frozen_paths(const Blueprint& blueprint, const std::vector<std::string>& names) {
   const std::vector<Place> places = places_of(blueprint);
   std::set<std::string> frozen;

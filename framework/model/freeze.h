@@ -4,13 +4,9 @@
 #include <string>
 #include <vector>
 
-#include "recipe/recipe.h"
 #include "tenon/blueprint.h"
 
 namespace tenon::host {
-
-// The recipe's train.freeze.
-std::vector<std::string> frozen_names(const Recipe& recipe);
 
 // Paths of the slots and tensors that the names freeze. A name is a part of the model as its architecture calls it ("vision", "projector"; "language" for
 // the rest of a model that has parts), a module as in quantizer.modules, or a regular expression that matches a whole path. What shares a weight freezes

@@ -2,6 +2,7 @@
 
 #include <doctest/doctest.h>
 
+#include "recipe/recipe.h"
 #include "support/errors.h"
 
 using namespace tenon;
@@ -61,8 +62,8 @@ TEST_CASE("the names are the recipe's, and have no place beside an adapter") {
   const auto recipe = [](const std::string& more) {
     return parse_recipe("[model]\npath = \"m\"\n[data]\ntrain = [\"d\"]\n[train]\n" + more, "r.toml");
   };
-  CHECK((frozen_names(recipe("freeze = [\"a\", \"b\"]\n")) == std::vector<std::string>{"a", "b"}));
-  CHECK(frozen_names(recipe("")).empty());
+  CHECK((recipe("freeze = [\"a\", \"b\"]\n").train->freeze == std::vector<std::string>{"a", "b"}));
+  CHECK(recipe("").train->freeze.empty());
   CHECK(contains(error_of([&] { recipe("freeze = [\"a\"]\n[adapter]\ntype = \"x\"\n"); }), "r.toml:6:"));
   CHECK(contains(error_of([&] { recipe("freeze = [\"\"]\n"); }), "found an empty one"));
 }

@@ -217,7 +217,7 @@ Blueprint make_blueprint(Loading& l) {
   const at::ScalarType model_dtype = resolve_model_dtype(l.recipe.model.dtype, m.config, stored_dtype(*m.checkpoint));
   l.dtypes = resolve_dtypes(model_dtype, l.purpose);
   m.precision = l.dtypes.precision;
-  if (l.purpose == Purpose::FullTraining) l.frozen = frozen_paths(blueprint, frozen_names(l.recipe));
+  if (l.purpose == Purpose::FullTraining && l.recipe.train) l.frozen = frozen_paths(blueprint, l.recipe.train->freeze);
   // Patches see the policy and may change it; what they add gets it afterwards.
   std::set<std::string> judged;
   const auto apply_policy = [&] {

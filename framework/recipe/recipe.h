@@ -93,6 +93,7 @@ struct TrainSection {
   int64_t per_device_train_batch_size = 1, per_device_eval_batch_size = 0;  // 0: as for training
   int64_t gradient_accumulation_steps = 1;
   std::string optim = "adamw";
+  std::vector<std::string> freeze;  // parts, modules or expressions: model/freeze.h
   double weight_decay = 0, adam_beta1 = 0.9, adam_beta2 = 0.999, adam_epsilon = 1e-8, max_grad_norm = 1.0;
   std::string lr_scheduler_type = "linear";  // linear | cosine | constant | constant_with_warmup
   double warmup_ratio = 0;

@@ -94,10 +94,8 @@ std::string check_string_table(const Value& v) {
 }
 
 std::string check_names(const Value& v) {
-  if (!v.is_list()) return concat("expected list of strings, found ", v.type_name());
   for (const auto& name : v.as_list())
-    if (!name.is_string() || name.as_string().empty())
-      return concat("expected names, found ", name.is_string() ? "an empty one" : name.type_name());
+    if (name.is_string() && name.as_string().empty()) return "expected names, found an empty one";
   return "";
 }
 
@@ -264,14 +262,6 @@ Section data_section() {
             option(&S::train_on_inputs, "train_on_inputs", "Labels on prompts too, not only on answers.")}}};
 }
 
-// It has no member: model/freeze.cpp reads Recipe::resolved.
-auto freeze_row() {
-  return row<TrainSection>("freeze", "list of strings", Value::list(),
-                           "What stays as it is when a whole model trains (without [adapter]): parts such as \"vision\" and "
-                           "\"projector\", modules, or regular expressions for whole paths.",
-                           checked(check_names), [](TrainSection&, const Value&) {});
-}
-
 Section train_section() {
   using S = TrainSection;
   return {"train",
@@ -290,7 +280,10 @@ Section train_section() {
             option(&S::gradient_accumulation_steps, "gradient_accumulation_steps",
                    "Micro-batches in a step; the loss is normalised by the trained tokens of the whole step.", at_least(1)),
             option(&S::optim, "optim", "The optimizer.", one_of({"adamw"})),
-            freeze_row(),
+            option(&S::freeze, "freeze",
+                   "What stays as it is when a whole model trains (without [adapter]): parts such as \"vision\" and "
+                   "\"projector\", modules, or regular expressions for whole paths.",
+                   checked(check_names)),
             option(&S::weight_decay, "weight_decay", "Decoupled; not on norms and biases.", range(0)),
             option(&S::adam_beta1, "adam_beta1", "Decay of the first moment.", below_one()),
             option(&S::adam_beta2, "adam_beta2", "Decay of the second moment.", below_one()),
