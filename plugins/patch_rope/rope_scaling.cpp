@@ -1,6 +1,8 @@
 #include "rope_scaling.h"
 
 #include <cmath>
+#include <optional>
+#include <utility>
 
 #include "tenon/error.h"
 
@@ -12,10 +14,11 @@ void put(Value& table, const char* key, const std::optional<T>& value) {
   if (value) table.set(key, *value);
 }
 
-// What the config says now, rope_scaling before rope_parameters.
-Value current(const Value& config) {
-  for (const char* key : {"rope_scaling", "rope_parameters"})
-    if (const Value* table = config.find_set(key); table && table->is_table() && !table->as_table().empty()) return *table;
+// What the configs say now, rope_scaling before rope_parameters; a table beside the text model's config wins over the one in it.
+Value current(const Value& config, const Value& owner) {
+  for (const Value* place : {&config, &owner})
+    for (const char* key : {"rope_scaling", "rope_parameters"})
+      if (const Value* table = place->find_set(key); table && table->is_table() && !table->as_table().empty()) return *table;
   return Value::table();
 }
 }  // namespace
@@ -54,14 +57,19 @@ bool RopeScaling::on_config(Value& config) {
   // Stretched by 1, every type but longrope is the default one.
   if (!is_longrope && *options_.factor == 1 && !options_.rope_theta) return false;
 
-  const Value before = current(config);
+  // Of a model of several parts the text model turns by these.
+  const Value* text = config.find("text_config");
+  const bool is_nested = text && text->is_table();
+  Value owner = is_nested ? *text : config;
+  const Value before = current(config, owner);
   const Value* theta = before.find_set("rope_theta");
-  const Value* positions = config.find_set("max_position_embeddings");
+  const Value* positions = owner.find_set("max_position_embeddings");
   Value table = Value::table();
   table.set("rope_type", options_.rope_type);
   if (theta && !options_.rope_theta) table.set("rope_theta", *theta);
-  // Which pairs turn with which axis of a picture has nothing to do with how far.
-  if (const Value* sections = before.find_set("mrope_section")) table.set("mrope_section", *sections);
+  // Which pairs turn, and with which axis of a picture, has nothing to do with how far.
+  for (const char* key : {"mrope_section", "partial_rotary_factor"})
+    if (const Value* kept = before.find_set(key)) table.set(key, *kept);
   put(table, "rope_theta", options_.rope_theta), put(table, "factor", options_.factor),
       put(table, "attention_factor", options_.attention_factor);
   put(table, "beta_fast", options_.beta_fast), put(table, "beta_slow", options_.beta_slow);
@@ -78,13 +86,22 @@ bool RopeScaling::on_config(Value& config) {
   if (has_original) put(table, "original_max_position_embeddings", original);
   if (before == table) return false;
 
-  config.erase("rope_scaling");
-  // A value beside the table would win over the one in it.
-  if (has_original) config.erase("original_max_position_embeddings");
-  config.set("rope_parameters", table);
+  owner.erase("rope_scaling");
+  // Beside the table it wins over the one in it, and some classes read it there alone.
+  if (has_original) owner.erase("original_max_position_embeddings"), put(owner, "original_max_position_embeddings", original);
+  owner.set("rope_parameters", table);
   // Dynamic scaling measures its growth from max_position_embeddings, which therefore stays.
+  std::optional<int64_t> stretched;
   if (original && options_.factor && options_.rope_type != "dynamic")
-    config.set("max_position_embeddings", static_cast<int64_t>(std::floor(static_cast<double>(*original) * *options_.factor)));
+    stretched = static_cast<int64_t>(std::floor(static_cast<double>(*original) * *options_.factor));
+  put(owner, "max_position_embeddings", stretched);
+  if (!is_nested) {
+    config = std::move(owner);
+    return true;
+  }
+  config.set("text_config", std::move(owner));
+  for (const char* key : {"rope_scaling", "rope_parameters"}) config.erase(key);
+  if (config.find_set("max_position_embeddings")) put(config, "max_position_embeddings", stretched);
   return true;
 }
 

@@ -47,3 +47,22 @@ TEST_CASE("what changes nothing says so, what cannot be is refused") {
   CHECK_THROWS_AS(rope::RopeScaling({.rope_type = "yarn"}).on_config(config), Error);
   CHECK_THROWS_AS(rope::RopeScaling({.rope_type = "longrope", .factor = 2.0}).on_config(config), Error);
 }
+
+TEST_CASE("of a model of several parts the text model's rotation is stretched, wherever the config says it") {
+  for (const bool is_beside : {false, true}) {
+    const Value rope = table({{"rope_type", "llama3"}, {"factor", 8.0}, {"rope_theta", 500000.0}});
+    Value text = config_with("rope_scaling", is_beside ? Value() : rope), config = Value::table();
+    config.set("text_config", text);
+    if (is_beside) config.set("rope_parameters", rope), config.set("max_position_embeddings", int64_t{2048});
+    CHECK(rope::RopeScaling({.rope_type = "yarn", .factor = 4.0}).on_config(config));
+    CHECK(config.find("rope_parameters") == nullptr);
+    CHECK(config.at("text_config").find("rope_scaling") == nullptr);
+    const Value& found = config.at("text_config").at("rope_parameters");
+    CHECK(found.at("rope_type").as_string() == "yarn");
+    CHECK(found.at("rope_theta").as_float() == 500000.0);
+    CHECK(found.at("original_max_position_embeddings").as_int() == 2048);
+    CHECK(config.at("text_config").at("max_position_embeddings").as_int() == 8192);
+    CHECK((config.find("max_position_embeddings") != nullptr) == is_beside);
+    if (is_beside) CHECK(config.at("max_position_embeddings").as_int() == 8192);
+  }
+}

@@ -1,10 +1,17 @@
 """Every type of rotary frequencies, from config.json and from the rope_scaling patch, below, at and beyond the original context."""
 
+import json
 import random
 
 import pytest
 import torch
+import transformers
 
+import test_vlm as vlm
+import test_vlm_lfm2 as lfm2
+import test_vlm_mllama as mllama
+import test_vlm_qwen as qwen
+import test_voxtral as voxtral
 import tiny
 
 TOLERANCE = 1e-4  # design, section 8
@@ -67,3 +74,51 @@ def test_patch(patch, tmp_path):
     check(recipe, tmp_path / "reference", 5)
     tiny.run_host("export", recipe, "--to", tmp_path / "exported", "--format", "hf")
     check(recipe, tmp_path / "exported", 5)
+
+
+# Models whose text model is one part of them.
+PARTS = {
+    "llava": (vlm.llava_config, vlm.make_llava),
+    "qwen2_vl": (lambda seed: qwen.qwen_config("qwen2_vl", seed), lambda config, seed: qwen.make_qwen("qwen2_vl", config, seed)),
+    "mllama": (mllama.mllama_config, mllama.make_mllama),
+    "lfm2_vl": (lfm2.vl_config, lfm2.make_vl),
+    "voxtral": (voxtral.voxtral_config, voxtral.make_voxtral),
+}
+
+
+@pytest.mark.parametrize("spelling", ["new", "old", "flat"])
+@pytest.mark.parametrize("family", PARTS)
+def test_patch_of_a_text_model_inside_another(family, spelling, tmp_path):
+    """Whatever stretches its text model already is replaced; its base and the axes of its pairs stay."""
+    if spelling == "flat" and family != "qwen2_vl":
+        pytest.skip("only qwen2_vl has had its text model's keys outside")
+    write, make = PARTS[family]
+    config = write(0)
+    text = config["text_config"]
+    sections = {"mrope_section": text["rope_parameters"]["mrope_section"]} if family == "qwen2_vl" else {}
+    text |= {"max_position_embeddings": CONTEXT, "rope_parameters": {"rope_type": "linear", "factor": 3.0, "rope_theta": 100.0, **sections}}
+    model = make(config, 0)
+    model.save_pretrained(tmp_path / "plain")
+    file = tmp_path / "plain" / "config.json"
+    stored = json.loads(file.read_text())
+    if spelling == "flat":
+        stored = qwen.flat(stored)
+    elif spelling == "old":
+        rope = stored["text_config"].pop("rope_parameters")
+        stored["text_config"] |= {"rope_theta": rope.pop("rope_theta"), "rope_scaling": rope}
+    file.write_text(json.dumps(stored))
+    model.config.text_config.rope_parameters = {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": CONTEXT, "rope_theta": 100.0, **sections}
+    model.config.text_config.max_position_embeddings = 2 * CONTEXT
+    model.save_pretrained(tmp_path / "reference")
+    reference = type(model).from_pretrained(tmp_path / "reference", dtype=torch.float32).eval()
+    recipe = tiny.write_recipe(tmp_path / "recipe.toml", model={"path": tmp_path / "plain", "dtype": "float32"}, patch=[{"type": "rope_scaling", "rope_type": "yarn", "factor": 2.0}])
+    tiny.run_host("export", recipe, "--to", tmp_path / "exported", "--format", "hf")
+    exported = transformers.AutoConfig.from_pretrained(tmp_path / "exported").get_text_config()
+    assert exported.max_position_embeddings == 2 * CONTEXT
+    again = type(model).from_pretrained(tmp_path / "exported", dtype=torch.float32).eval()
+    for length in LENGTHS:
+        ids = torch.randint(4, 20, (2, length), generator=torch.Generator().manual_seed(1))
+        with torch.no_grad():
+            expected = reference(input_ids=ids).logits
+            assert tiny.relative_error(again(input_ids=ids).logits, expected) <= TOLERANCE
+        assert tiny.relative_error(tiny.host_logits(recipe, ids), expected) <= TOLERANCE, length
