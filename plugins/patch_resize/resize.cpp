@@ -42,6 +42,12 @@ bool ResizeEmbeddings::on_blueprint(Blueprint& blueprint) {
   for (SlotSpec& slot : blueprint.slots) {
     // What is tied has no rows of its own.
     if ((slot.role != SlotRole::InputEmbedding && slot.role != SlotRole::OutputHead) || !slot.tied_to.empty()) continue;
+    // transformers' resize_token_embeddings gives embedding and head one height, and its class then expects more rows than the file has.
+    if (slot.out > wanted_)
+      fail(ErrorCode::Data, "resize_embeddings: '", slot.path, "' has ", slot.out - wanted_, " rows more than vocab_size (", wanted_,
+           "), as this architecture wants it: what transformers makes of such a model when it grows it cannot load again, so it is not "
+           "served. "
+           "Use tokens that the tokenizer has in reserve in place of text.add_tokens");
     if (slot.out != wanted_)
       fail(ErrorCode::Data, "resize_embeddings: '", slot.path, "' has ", slot.out, " rows where vocab_size is ", wanted_,
            ": this architecture counts its vocabulary otherwise");

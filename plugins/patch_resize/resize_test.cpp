@@ -2,6 +2,7 @@
 
 #include <doctest/doctest.h>
 
+#include "support/errors.h"
 #include "tenon/error.h"
 #include "tenon/new_rows.h"
 
@@ -80,6 +81,8 @@ TEST_CASE("what it cannot grow is refused") {
   REQUIRE(patch.on_config(config));
   Blueprint otherwise = decoder(100, false), biased = decoder(103, false), fused = decoder(103, false);
   CHECK_THROWS_AS(patch.on_blueprint(otherwise), Error);
+  Blueprint taller = decoder(111, false);
+  CHECK(testing::contains(testing::error_of([&] { patch.on_blueprint(taller); }), "has 8 rows more than vocab_size (103)"));
   biased.slots[2].bias = true;
   CHECK_THROWS_AS(patch.on_blueprint(biased), Error);
   fused.slots[2].sources[0].pieces.push_back({"more.weight"});
