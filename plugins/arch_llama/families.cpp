@@ -155,6 +155,16 @@ void read_mixture(nn::ConfigReader& reader, DecoderConfig& c) {
     reader.problem("router_jitter_noise is set: noise on what goes into the router is not supported");
 }
 
+// What a config asks for beside the sizes: run without it, the model would be another one.
+void refuse_unserved(nn::ConfigReader& reader, const Family& family) {
+  if (const Value* causal = reader.config().find_set("is_causal"); causal && !(*causal == Value(true)))
+    reader.problem(concat("is_causal is ", nn::ConfigReader::show(*causal), ", expected true: attention to later tokens is not supported"));
+  for (const char* key : family.dropouts)
+    if (const Value* share = reader.config().find_set(key); share && !(share->is_number() && share->as_float() == 0))
+      reader.problem(concat(key, " is ", nn::ConfigReader::show(*share),
+                            ", expected 0: dropout inside a model is not supported (model.overrides goes without)"));
+}
+
 void refuse_other_heads(nn::ConfigReader& reader) {
   const Value* names = reader.config().find_set("architectures");
   if (!names || !names->is_list()) return;
@@ -260,6 +270,7 @@ const std::vector<Family>& families() {
        .fused = true,
        .window = Window::EveryLayer,
        .default_window = 0,
+       .dropouts = {"attention_dropout", "resid_pdrop"},
        .rotary = {.partial = true, .original_positions = 4096, .renamed_types = {{"su", "longrope"}, {"yarn", "longrope"}}}},
       {.model_type = "smollm3",
        .summary = "SmolLM3: every fourth layer without rotary positions.",
@@ -319,6 +330,7 @@ DecoderConfig read_config(const Family& family, const Value& config) {
   read_mixture(reader, c);
   c.rotary = nn::read_rotary(reader, c.head_dim, c.max_positions, family.rotary);
   c.dtype = nn::config_dtype(reader);
+  refuse_unserved(reader, family);
   refuse_other_heads(reader);
   reader.finish(family.model_type);
   return c;

@@ -47,9 +47,10 @@ struct Family {
   bool norm_from_one = false;  // norm weights are stored less one
   bool scaled = false;         // embeddings times sqrt(hidden_size); query_pre_attn_scalar; attn_ and final_logit_softcapping
   Window window = Window::None;
-  int64_t default_window = 4096;  // where the config has no sliding_window; 0: none
-  bool window_flag = false;       // use_sliding_window turns windows on
-  bool unrotated_layers = false;  // no_rope_layers, no_rope_layer_interval
+  int64_t default_window = 4096;                              // where the config has no sliding_window; 0: none
+  bool window_flag = false;                                   // use_sliding_window turns windows on
+  bool unrotated_layers = false;                              // no_rope_layers, no_rope_layer_interval
+  std::vector<const char*> dropouts = {"attention_dropout"};  // what transformers drops while it trains
   Mixture mixture = {};
   nn::RotaryRules rotary = {};
 };
