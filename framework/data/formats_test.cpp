@@ -153,6 +153,8 @@ TEST_CASE("media and their places are counted for each sample") {
             .find("the text has 1 places for images (token 35), the messages have 0 images") == 0);
   CHECK(refusal(R"({"messages": [{"role": "user", "content": [{"type": "image", "path": "https://example.org/a"}]}]})").find("is a URL") !=
         std::string::npos);
+  CHECK(refusal(R"({"messages": [{"role": "user", "content": [{"type": "image", "path": "a.png", "max_pixels": 9}]}]})")
+            .find("says max_pixels") != std::string::npos);
   CHECK(refusal(R"({"messages": [{"role": "user", "content": [{"type": "image"}]}]})").find("give each part a 'path'") !=
         std::string::npos);
   CHECK(error_of([&] {

@@ -42,11 +42,29 @@ std::string local_path(std::string path) {
   return path;
 }
 
+// What other tools read in a part, and where it is said here: run without it, the model would see something else.
+struct PartOption {
+  const char *key, *instead;
+};
+constexpr PartOption kPartOptions[] = {
+    {"fps", "write {\"fps\": NUMBER} to video_metadata.json in the folder of its frames"},
+    {"min_pixels", "[media] in the recipe has one for all"},
+    {"max_pixels", "[media] in the recipe has one for all"},
+    {"total_pixels", "[media] in the recipe has max_pixels for all"},
+    {"resized_height", "[media] in the recipe has min_pixels and max_pixels for all"},
+    {"resized_width", "[media] in the recipe has min_pixels and max_pixels for all"},
+    {"nframes", "the checkpoint's video processor picks frames, alike for all"},
+    {"min_frames", "the checkpoint's video processor picks frames, alike for all"},
+    {"max_frames", "the checkpoint's video processor picks frames, alike for all"},
+    {"video_start", "leave only the frames in the folder that count"},
+    {"video_end", "leave only the frames in the folder that count"},
+};
+
 // Where the part names its file; "" when it names none.
 std::string path_of_part(const Value& part, const std::string& kind) {
-  if (kind == "video" && part.find_set("fps"))
-    fail(ErrorCode::Data,
-         "a part of type 'video' says fps, which belongs to the frames: write {\"fps\": NUMBER} to video_metadata.json in their folder");
+  for (const PartOption& option : kPartOptions)
+    if (part.find_set(option.key))
+      fail(ErrorCode::Data, "a part of type '", kind, "' says ", option.key, ", which no single part can: ", option.instead);
   const Value* value = first_set(part, {"path", kind, "url", kind + "_url", "file"});
   if (value && value->is_table()) value = first_set(*value, {"path", "url"});
   if (!value) return "";
