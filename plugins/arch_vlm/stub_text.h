@@ -61,7 +61,8 @@ template <class Text = StubText>
 class StubBackbones final : public Backbones {
  public:
   using Write = std::function<Blueprint(const Value& config)>;
-  explicit StubBackbones(std::string model_type = "stub", Write write = [](const Value&) { return stub_blueprint(); })
+  explicit StubBackbones(
+      std::string model_type = "stub", Write write = [](const Value&) { return stub_blueprint(); })
       : model_type_(std::move(model_type)), write_(std::move(write)) {}
 
   std::unique_ptr<Architecture> make(const std::string& model_type) override {

@@ -4,15 +4,14 @@ import json
 
 import pytest
 import torch
-import transformers
 from safetensors.torch import load_file
 
 import tiny
 
 TOLERANCE = 1e-4
 KINDS = ("eager", "sdpa", "flash")
-# mistral and qwen3 with windows, gemma2 with windows and soft caps.
-SEEDS = {"llama": 2, "mistral": 1, "qwen3": 3, "gemma2": 1, "phi3": 5}
+# mistral and qwen3 with windows, gemma2 with windows and soft caps, smollm3 with layers that do not turn.
+SEEDS = {"llama": 2, "mistral": 1, "qwen2": 4, "qwen3": 3, "gemma2": 1, "phi3": 5, "smollm3": 2, "mixtral": 3, "qwen3_moe": 2}
 
 
 def patched(kind, **more):
@@ -32,7 +31,7 @@ def model(request, tmp_path_factory):
 @pytest.mark.parametrize("kind", KINDS)
 def test_logits_are_those_of_eager_transformers(kind, model, tmp_path):
     folder, config = model
-    reference = transformers.AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float32, attn_implementation="eager").eval()
+    reference = tiny.load_reference(folder / "model", attn_implementation="eager").eval()
     ids = torch.randint(0, config["vocab_size"], (2, 19), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         expected = reference(ids, use_cache=False).logits

@@ -29,6 +29,25 @@ def test_random_config(model_type, seed, tmp_path, record_property):
     assert error <= TOLERANCE, f"{error:.2e} with {config}"
 
 
+@pytest.mark.parametrize("name", ["llama2_7b", "llama3", "llama3_1", "llama3_2_1b", "mistral", "qwen2_7b", "qwen2.5_0.5b", "gemma_2_2b"])
+def test_real_config_made_small(name, tmp_path):
+    """As published: all layers and heads, its rotary settings, its spellings. Only its widths are cut down."""
+    source = tiny.SHARED / "data" / "configs" / f"{name}.json"
+    if not source.exists():
+        pytest.skip(f"{source} is not there")
+    config = json.loads(source.read_text())
+    model_type = config.pop("model_type")
+    config |= {"hidden_size": 4 * config["num_attention_heads"], "intermediate_size": 40, "vocab_size": 300, "bos_token_id": 1, "eos_token_id": 2}
+    if "head_dim" in config:
+        config["head_dim"] = 16
+    folder = tmp_path / "model"
+    tiny.save_checkpoint(folder, tiny.make_model(model_type, config, 0))
+    (folder / "config.json").write_text(json.dumps({"model_type": model_type, **config}))
+    ids = torch.randint(0, 300, (2, 50), generator=torch.Generator().manual_seed(0))
+    got = tiny.host_logits(tiny.write_recipe(tmp_path / "recipe.toml", model={"path": folder, "dtype": "float32"}), ids)
+    assert tiny.relative_error(got, tiny.reference_logits(folder, ids)) <= TOLERANCE
+
+
 @pytest.mark.parametrize("name", ["stories260K", "babyllama-105"])
 def test_trained_model(name, tmp_path):
     folder = tiny.SHARED / "data" / "models" / name

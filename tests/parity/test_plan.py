@@ -90,6 +90,17 @@ def test_parameters_of_real_configs(name, tmp_path):
     assert {p.removesuffix(".weight").removesuffix(".bias") for p in parameters} <= paths
 
 
+@pytest.mark.parametrize("model_type", tiny.MODEL_TYPES + tiny.EXPERT_TYPES)
+def test_text_keys_left_out_take_class_defaults(model_type, tmp_path):
+    """Nothing but the type: the count of parameters shows widths, biases and tying; what it does not show, test_config_keys does."""
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
+    recipe = tiny.write_recipe(tmp_path / "recipe.toml", model={"path": tmp_path, "dtype": "bfloat16"})
+    with torch.device("meta"):
+        model = transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.for_model(model_type))
+    model.tie_weights()
+    assert plan(recipe, "--assume-devices", "cpu=400GiB")["parameters"]["total"] == sum(p.numel() for p in model.parameters())
+
+
 @pytest.mark.parametrize("name", [name for name, real in CONFIGS.items() if real.served and real.of])
 def test_what_fits_on_24_gib(name, tmp_path):
     """With NF4 and double quantization on one GPU: every model of the table but those of 70 B."""

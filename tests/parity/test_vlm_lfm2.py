@@ -298,22 +298,6 @@ def test_areas_of_the_recipe(tmp_path):
     assert got["pixel_values"].shape == theirs["pixel_values"].shape
 
 
-def greedy(model, inputs, count):
-    with torch.no_grad():
-        done = model.generate(**inputs, max_new_tokens=count, do_sample=False, output_scores=True, return_dict_in_generate=True)
-    return done.sequences[0, inputs["input_ids"].shape[1] :].tolist(), done.scores
-
-
-def check_greedy(got, theirs, scores, tolerance):
-    for ours, their, score in zip(got, theirs, scores):
-        if ours != their:
-            best = score[0].topk(2).values
-            assert best[0] - best[1] <= tolerance * score.abs().max(), f"{got} instead of {theirs}"
-            return
-        if ours == 2:
-            return
-
-
 # transformers' cache wants a layer that attends. What a convolution remembers is of no use where all do.
 HYBRID = [seed for seed in range(40) if len(set(transformers.Lfm2Config(**lfm2_config(seed)).layer_types)) == 2]
 
@@ -335,8 +319,8 @@ def test_text_generation(seed, tmp_path):
     got = json.loads(tiny.run_host("generate", recipe, "--json", "--max-new-tokens", new, "--set", "generate.stop=[]", *arguments).stdout)
     for prompt, ours in zip(prompts, got, strict=True):
         inputs = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False)
-        theirs, scores = greedy(model, inputs, new)
-        check_greedy(ours["ids"], theirs, scores, TOLERANCE)
+        theirs, scores = tiny.greedy(model, inputs, new)
+        tiny.check_greedy(ours["ids"], theirs, scores, TOLERANCE)
     if config["conv_bias"]:
         return  # transformers' padded rows then differ from the same rows alone, see arch_lfm2's README
     # What transformers makes of the padded batch is what the rows give alone, and so is ours.
@@ -375,8 +359,8 @@ def test_messages_with_pictures(seed, tmp_path):
         tolerance = TOLERANCE if row != 2 else 50 * TOLERANCE
         assert tiny.relative_error(got["logits"][row : row + 1, :length], expected) <= tolerance
         prompt = processor.apply_chat_template(conversation, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt")
-        theirs, scores = greedy(model, prompt, 12)
-        check_greedy(continued[row]["ids"], theirs, scores, tolerance)
+        theirs, scores = tiny.greedy(model, prompt, 12)
+        tiny.check_greedy(continued[row]["ids"], theirs, scores, tolerance)
 
 
 # Rows of whole blocks: bitsandbytes' AVX-512 path takes wrong absmax values where rows straddle them.

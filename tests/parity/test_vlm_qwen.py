@@ -280,13 +280,5 @@ def test_messages_with_pictures(family, seed, tmp_path):
         assert tiny.relative_error(got["logits"][row : row + 1, :length], expected) <= tolerance
         prompt = processor.apply_chat_template(conversation, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt")
         # transformers' own cache and rope_deltas.
-        with torch.no_grad():
-            done = model.generate(**prompt, max_new_tokens=12, do_sample=False, output_scores=True, return_dict_in_generate=True)
-        theirs = done.sequences[0, prompt["input_ids"].shape[1] :].tolist()
-        for ours, their, scores in zip(continued[row]["ids"], theirs, done.scores):
-            if ours != their:
-                best = scores[0].topk(2).values
-                assert best[0] - best[1] <= tolerance * scores.abs().max(), f"{continued[row]['ids']} instead of {theirs}"
-                break
-            if ours == 2:
-                break
+        theirs, scores = tiny.greedy(model, prompt, 12)
+        tiny.check_greedy(continued[row]["ids"], theirs, scores, tolerance)

@@ -9,6 +9,7 @@ import pathlib
 import random
 import subprocess
 
+import tokenizers
 import torch
 import transformers
 from safetensors.torch import load_file
@@ -141,10 +142,10 @@ def save_checkpoint(folder: pathlib.Path, model: torch.nn.Module, dtype: torch.d
         file.write_text(json.dumps(old_spelling(json.loads(file.read_text())), indent=2))
 
 
-def load_reference(folder: pathlib.Path) -> torch.nn.Module:
+def load_reference(folder: pathlib.Path, **options) -> torch.nn.Module:
     """transformers' float32 model. Experts one by one: its grouped products want widths that are multiples of 16 bytes."""
     experts = {"experts_implementation": "eager"} if json.loads((folder / "config.json").read_text())["model_type"] in EXPERT_TYPES else {}
-    return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **experts)
+    return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **experts, **options)
 
 
 def reference_logits(folder: pathlib.Path, ids: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
@@ -185,6 +186,32 @@ def host_logits(recipe: pathlib.Path, ids: torch.Tensor) -> torch.Tensor:
     tokens.write_text(json.dumps(ids.tolist()))
     run_host("logits", recipe, "--tokens", tokens, "--out", out)
     return load_file(out)["logits"]
+
+
+def save_word_tokenizer(folder: pathlib.Path, size: int) -> None:
+    """Token i is the word "w<i>", but for the first three: <unk>, <s>, </s>."""
+    words = ["<unk>", "<s>", "</s>", *(f"w{i}" for i in range(3, size))]
+    raw = tokenizers.Tokenizer(tokenizers.models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    raw.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    transformers.PreTrainedTokenizerFast(tokenizer_object=raw, unk_token="<unk>", bos_token="<s>", eos_token="</s>").save_pretrained(folder)
+
+
+def greedy(model: torch.nn.Module, inputs: dict, count: int) -> tuple[list, tuple]:
+    """transformers' greedy continuation over its cache, and the logits of each step."""
+    with torch.no_grad():
+        done = model.generate(**inputs, max_new_tokens=count, do_sample=False, output_scores=True, return_dict_in_generate=True)
+    return done.sequences[0, inputs["input_ids"].shape[1] :].tolist(), done.scores
+
+
+def check_greedy(got: list, theirs: list, scores: tuple, tolerance: float, ends: tuple = (2,)) -> None:
+    """Token by token, to the first that ends a text or whose logit lies within the tolerance of the best."""
+    for step, (their, score) in enumerate(zip(theirs, scores, strict=True)):
+        assert step < len(got), f"{got} instead of {theirs}"
+        if got[step] != their:
+            assert score[0].max() - score[0, got[step]] <= tolerance * score.abs().max(), f"{got} instead of {theirs}"
+            return
+        if their in ends:
+            return
 
 
 def relative_error(a: torch.Tensor, b: torch.Tensor) -> float:
