@@ -7,7 +7,7 @@ namespace tenon::gptq {
 namespace {
 
 void shift_codes(std::uint32_t* words, std::int64_t count, int bits, std::uint32_t by) {
-  const std::int64_t word_count = count * bits / 32;
+  const std::int64_t word_count = words_for(count, bits);
   if (bits != 3) {
     std::uint32_t ones = 0;
     for (int at = 0; at < 32; at += bits) ones |= 1u << at;
@@ -34,6 +34,7 @@ void pack_codes(const std::uint8_t* codes, std::int64_t count, int bits, std::ui
       filled -= 32;
     }
   }
+  if (filled > 0) *words = static_cast<std::uint32_t>(pending);
 }
 
 void unpack_codes(const std::uint32_t* words, std::int64_t count, int bits, std::uint8_t* codes) {

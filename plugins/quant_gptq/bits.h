@@ -4,7 +4,9 @@
 
 namespace tenon::gptq {
 
-// `count` is a multiple of 32, so that the last word is full.
+inline std::int64_t words_for(std::int64_t count, int bits) { return (count * bits + 31) / 32; }
+
+// The last word may have room to spare: zeros.
 void pack_codes(const std::uint8_t* codes, std::int64_t count, int bits, std::uint32_t* words);
 void unpack_codes(const std::uint32_t* words, std::int64_t count, int bits, std::uint8_t* codes);
 

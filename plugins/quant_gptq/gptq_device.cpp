@@ -14,37 +14,23 @@ cuda::Place place_of(const at::Tensor& t) { return {t.get_device(), current_cuda
 
 }  // namespace
 
-at::Tensor Gptq::dequantize_on_device(const Weight& weight, const at::Tensor& codes, at::ScalarType dtype, int64_t first_row,
-                                      int64_t last_row) const {
-  const Dtype kind = kernel_dtype(dtype);
-  at::Tensor out = at::empty({last_row - first_row, weight.cols}, codes.options().dtype(dtype));
-  cuda::dequantize(weight, first_row, last_row, kind, out.mutable_data_ptr(), place_of(codes));
-  return out;
+void Gptq::dequantize_on_device(const Weight& weight, int64_t first_row, int64_t last_row, at::Tensor out) {
+  cuda::dequantize(weight, first_row, last_row, kernel_dtype(out.scalar_type()), out.mutable_data_ptr(), place_of(out));
 }
 
 // x takes the order of the codes, so that the weight is read and written in the order in which it lies.
-std::vector<at::Tensor> Gptq::linear_on_device(std::span<const Operand> weights, const at::Tensor& x) const {
-  const int64_t in = weights.front().slot->in, m = in > 0 ? x.numel() / in : 0;
-  const Dtype kind = kernel_dtype(x.scalar_type());
-  const at::Tensor plain = x.reshape({m, in}).contiguous();
-  std::vector<int64_t> shape = x.sizes().vec();
-  std::vector<at::Tensor> outputs;
-  for (const Operand& w : weights) {
-    const Tensors& tensors = *w.tensors;
-    Weight weight = view(*w.slot, tensors);
-    const at::Tensor input = weight.order ? plain.index_select(1, tensors[kOrder]) : plain;
-    weight.order = nullptr;
-    at::Tensor y;
-    if (m > kFusedRows) {
-      y = at::linear(input, dequantize_on_device(weight, tensors[kCodes], x.scalar_type(), 0, weight.rows));
-    } else {
-      y = at::empty({m, weight.rows}, x.options());
-      cuda::multiply(weight, input.const_data_ptr(), kind, m, y.mutable_data_ptr(), place_of(x));
-    }
-    shape.back() = weight.rows;
-    outputs.push_back(y.view(shape));
+at::Tensor Gptq::multiply_on_device(const Part& part, const at::Tensor& x) const {
+  Weight weight = part.weight;
+  const at::Tensor input = weight.order ? x.index_select(1, part.order) : x;
+  weight.order = nullptr;
+  if (x.size(0) > kFusedRows) {
+    at::Tensor dense = at::empty({weight.rows, weight.cols}, x.options());
+    dequantize_on_device(weight, 0, weight.rows, dense);
+    return at::linear(input, dense);
   }
-  return outputs;
+  at::Tensor y = at::empty({x.size(0), weight.rows}, x.options());
+  cuda::multiply(weight, input.const_data_ptr(), kernel_dtype(x.scalar_type()), x.size(0), y.mutable_data_ptr(), place_of(x));
+  return y;
 }
 
 }  // namespace tenon::gptq

@@ -1,8 +1,11 @@
 // Files: qweight, qzeros, scales and g_idx as GPTQModel, AutoGPTQ, transformers and vLLM know them, and their part of config.json.
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/arange.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/constant_pad_nd.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/isfinite.h>
+#include <ATen/ops/zeros.h>
 
 #include <algorithm>
 #include <numeric>
@@ -15,17 +18,12 @@ namespace tenon::gptq {
 
 namespace {
 
-// "model.layers.0.mlp.up_proj" as the file spells it: packed weights have one name of their own.
-std::string file_base(const SlotSpec& slot, const TensorSource* file) {
-  static const std::string suffix = ".weight";
-  for (const Source& source : slot.sources) {
-    if (source.pieces.size() != 1 || source.pieces[0].length >= 0) continue;
-    const std::string& name = source.pieces[0].tensor;
-    if (name.size() <= suffix.size() || name.compare(name.size() - suffix.size(), suffix.size(), suffix) != 0) continue;
-    const std::string base = name.substr(0, name.size() - suffix.size());
-    if (!file || file->has(base + ".qweight")) return base;
-  }
-  return "";
+// The modules of a slot as this file names them; none: it has none of them packed.
+std::vector<std::string> stored_modules(const SlotSpec& slot, const TensorSource& file) {
+  for (auto& modules : file_modules(slot))
+    if (std::any_of(modules.begin(), modules.end(), [&](const auto& name) { return file.has(name + ".qweight"); }))
+      return std::move(modules);
+  return {};
 }
 
 std::string shape_text(const std::vector<int64_t>& shape) {
@@ -34,13 +32,14 @@ std::string shape_text(const std::vector<int64_t>& shape) {
   return text + "]";
 }
 
-at::Tensor stored_tensor(const TensorSource& file, const std::string& name, at::ScalarType dtype, const std::vector<int64_t>& shape) {
+at::Tensor stored_tensor(const TensorSource& file, const std::string& name, at::ScalarType dtype, const std::vector<int64_t>& shape,
+                         const std::string& why) {
   if (!file.has(name)) fail(ErrorCode::Data, "tensor '", name, "' is missing: the packed weight cannot be read without it");
   const TensorSpec spec = file.spec(name);
   const bool right_dtype = dtype == at::kHalf ? at::isFloatingType(spec.dtype) : spec.dtype == dtype;
   if (!right_dtype || spec.shape != shape)
     fail(ErrorCode::Data, "tensor '", name, "' is ", c10::toString(spec.dtype), " ", shape_text(spec.shape), ", expected ",
-         c10::toString(dtype), " ", shape_text(shape));
+         c10::toString(dtype), " ", shape_text(shape), why);
   return file.read(name).contiguous();
 }
 
@@ -131,7 +130,7 @@ at::Tensor order_of(const at::Tensor& g_idx, int64_t group, const std::string& n
 
 // Codes of each row, taken apart, in another order of the columns.
 at::Tensor reordered(const at::Tensor& codes, int64_t columns, int bits, const std::function<int64_t(int64_t)>& source) {
-  at::Tensor result = at::empty(codes.sizes(), codes.options());
+  at::Tensor result = at::zeros(codes.sizes(), codes.options());
   parallel_for(codes.size(0), 16, [&](int64_t from, int64_t to) {
     std::vector<uint8_t> before(static_cast<size_t>(columns)), after(before.size());
     for (int64_t row = from; row < to; ++row) {
@@ -160,8 +159,10 @@ std::optional<Value> Gptq::recognise(const Value& config, const TensorSource& fi
          "\", expected \"gptq\" or \"gptq_v2\"; GPTQModel converts others");
   if (const std::string pack = config.string_or("pack_dtype", "int32"); pack != "int32")
     fail(ErrorCode::Data, "quantization_config: pack_dtype is \"", pack, "\", expected \"int32\"");
+  if (config.bool_or("is_marlin_format", false))
+    fail(ErrorCode::Data, "quantization_config: is_marlin_format: weights in Marlin's order are not read; GPTQModel converts them");
   Value options = Value::table();
-  options.set("bits", config.at("bits").as_int());
+  options.set("bits", config.at("bits"));
   copy_key(config, "group_size", options, 128);
   copy_key(config, "desc_act", options, false);
   copy_key(config, "sym", options, true);
@@ -176,55 +177,87 @@ std::optional<Value> Gptq::recognise(const Value& config, const TensorSource& fi
         fail(ErrorCode::Data, "quantization_config: ", row.name, ": ", problem, ": `host plugins describe gptq` lists what is read");
   // Where the data orders columns, it counts: desc_act with static groups has plain ones, and some files forget to say desc_act.
   bool reordered = false;
-  static const std::string suffix = ".g_idx";
-  for (const std::string& name : file.names())
-    if (!reordered && name.size() > suffix.size() && name.compare(name.size() - suffix.size(), suffix.size(), suffix) == 0) {
+  const bool needs_order = options.at("desc_act").as_bool() && !config.bool_or("static_groups", false);
+  for (const std::string& name : file.names()) {
+    if (needs_order && name.ends_with(".qweight")) {
+      const std::string g_idx = name.substr(0, name.size() - std::string_view("qweight").size()) + "g_idx";
+      if (!file.has(g_idx))
+        fail(ErrorCode::Data, "tensor '", g_idx, "' is missing: with desc_act = true nothing else says which columns share a scale");
+    } else if (!reordered && name.ends_with(".g_idx")) {
       const at::Tensor g_idx = file.read(name).to(at::kInt).contiguous();
       reordered = !std::is_sorted(g_idx.const_data_ptr<int32_t>(), g_idx.const_data_ptr<int32_t>() + g_idx.numel());
     }
+  }
   options.set("desc_act", reordered);
   options.set("static_groups", false);
   return options;
 }
 
 std::vector<std::string> Gptq::locate(const SlotSpec& slot, const TensorSource& file) const {
-  const std::string base = file_base(slot, &file);
-  if (base.empty()) return {};
-  std::vector<std::string> names{base + ".qweight", base + ".qzeros", base + ".scales"};
-  if (file.has(base + ".g_idx")) names.push_back(base + ".g_idx");
-  if (!slot.bias && file.has(base + ".bias")) names.push_back(base + ".bias");  // older writers gave every module one, of zeros
+  std::vector<std::string> names;
+  for (const std::string& module : stored_modules(slot, file)) {
+    for (const char* end : {".qweight", ".qzeros", ".scales"}) names.push_back(module + end);
+    if (file.has(module + ".g_idx")) names.push_back(module + ".g_idx");
+    if (!slot.bias && file.has(module + ".bias")) names.push_back(module + ".bias");  // older writers gave every module one, of zeros
+  }
   return names;
 }
 
 Tensors Gptq::unpack(const SlotSpec& slot, const TensorSource& file) const {
-  const Settings s = overrides_.of(slot);
-  const std::string base = file_base(slot, &file);
-  if (const Support support = supports(slot); !support.yes)
-    fail(ErrorCode::Data, "'", base, "' is packed, but cannot be read: ", support.reason,
-         "; make the checkpoint with this module left dense");
-  const int64_t groups = s.groups(slot.in);
-  const at::Tensor qweight = stored_tensor(file, base + ".qweight", at::kInt, {slot.in * s.bits / 32, slot.out});
-  const at::Tensor qzeros = stored_tensor(file, base + ".qzeros", at::kInt, {groups, slot.out * s.bits / 32});
-  const at::Tensor scales = stored_tensor(file, base + ".scales", at::kHalf, {groups, slot.out});
+  const std::vector<std::string> modules = stored_modules(slot, file);
+  if (modules.empty()) fail(ErrorCode::Data, "'", slot.path, "' is not packed in this file");
+  if (slot.kind == SlotKind::Embedding)
+    fail(ErrorCode::Data, "'", modules.front(),
+         "' is a packed embedding, which is not read: make the checkpoint with this module left dense");
+  const Layout layout = layout_of(slot);
+  const bool experts = slot.kind == SlotKind::Experts;
+  const int64_t each = experts ? modules_per_expert(slot) : 1;
+  if (static_cast<int64_t>(modules.size()) != slot.count * each || slot.out % each != 0)
+    fail(ErrorCode::Data, "'", slot.path, "' is packed as ", modules.size(), " modules, expected ", each, " for each of ", slot.count);
+  std::vector<Tensors> parts(4);
+  for (const std::string& module : modules) {
+    if (overrides_.excludes(slot) || overrides_.excludes(module))
+      fail(ErrorCode::Data, "'", module, "' is packed, but dynamic in the quantization config leaves it dense");
+    if (experts && !overrides_.of(slot, module).reads_as(layout.settings))
+      fail(ErrorCode::Data, "dynamic in the quantization config gives '", module, "' other bits, group_size or sym than '", modules.front(),
+           "': experts of one layer are read with one setting");
+    const Tensors read = read_module(slot, layout, module, file);
+    for (size_t i = 0; i < read.size(); ++i) parts[i].push_back(read[i]);
+  }
+  Tensors result;
+  const std::vector<TensorSpec> specs = resident(slot);
+  for (size_t i = 0; i < specs.size(); ++i) result.push_back((parts[i].size() == 1 ? parts[i][0] : at::cat(parts[i])).view(specs[i].shape));
+  return result;
+}
+
+// As `resident` says, but of this module alone.
+Tensors Gptq::read_module(const SlotSpec& slot, const Layout& layout, const std::string& name, const TensorSource& file) const {
+  const Settings& s = layout.settings;
+  const int64_t out = slot.kind == SlotKind::Experts ? slot.out / modules_per_expert(slot) : slot.out, groups = s.groups(slot.in);
+  const std::string why = concat(" for bits = ", s.bits, " and group_size = ", s.group, " of the quantization config");
+  const at::Tensor qweight = stored_tensor(file, name + ".qweight", at::kInt, {words_for(slot.in, s.bits), out}, why);
+  const at::Tensor qzeros = stored_tensor(file, name + ".qzeros", at::kInt, {groups, words_for(out, s.bits)}, why);
+  const at::Tensor scales = stored_tensor(file, name + ".scales", at::kHalf, {groups, out}, why);
   if (!at::isfinite(scales).all().item<bool>())
-    fail(ErrorCode::Data, "tensor '", base, ".scales' holds values that are not finite: the file is damaged");
+    fail(ErrorCode::Data, "tensor '", name, ".scales' holds values that are not finite: the file is damaged");
   const at::Tensor zeros =
-      s.sym ? symmetric_zeros(qzeros, slot.out, s.bits, base + ".qzeros") : read_zeros(qzeros, slot.out, s.bits, options_.format == "gptq");
+      s.sym ? symmetric_zeros(qzeros, out, s.bits, name + ".qzeros") : read_zeros(qzeros, out, s.bits, options_.format == "gptq");
   const at::Tensor half = scales.to(at::kHalf);
   if (!at::isfinite(half).all().item<bool>())
-    fail(ErrorCode::Data, "tensor '", base, ".scales' holds values over what float16 can: the file is damaged");
-  if (!slot.bias && file.has(base + ".bias") && file.read(base + ".bias").to(at::kFloat).abs().max().item<float>() != 0)
-    fail(ErrorCode::Data, "tensor '", base, ".bias' is not zero, but this architecture has no bias there");
-  Tensors result{qweight.t().contiguous(), half.t().contiguous(), zeros.t().contiguous()};
+    fail(ErrorCode::Data, "tensor '", name, ".scales' holds values over what float16 can: the file is damaged");
+  if (!slot.bias && file.has(name + ".bias") && file.read(name + ".bias").to(at::kFloat).abs().max().item<float>() != 0)
+    fail(ErrorCode::Data, "tensor '", name, ".bias' is not zero, but this architecture has no bias there");
+  const auto turned = [](const at::Tensor& t, int64_t columns) {
+    return at::constant_pad_nd(t.t(), {0, columns - t.size(0)}).contiguous();
+  };
+  Tensors result{turned(qweight, layout.words), turned(half, layout.groups), turned(zeros, layout.groups)};
 
-  at::Tensor order;
-  if (file.has(base + ".g_idx")) {
-    const at::Tensor g_idx = stored_tensor(file, base + ".g_idx", at::kInt, {slot.in});
-    order = order_of(g_idx, s.group, base + ".g_idx");
+  at::Tensor order = at::arange(layout.columns, at::kInt);
+  if (file.has(name + ".g_idx")) {
+    const at::Tensor g_idx = stored_tensor(file, name + ".g_idx", at::kInt, {slot.in}, "");
+    order.narrow(0, 0, slot.in).copy_(order_of(g_idx, s.group, name + ".g_idx"));
     if (!s.is_reordered() && !is_plain(g_idx, s.group))
-      fail(ErrorCode::Data, "tensor '", base, ".g_idx' orders columns by activation, but the quantization config says desc_act = false");
-  } else {
-    order = at::arange(slot.in, at::kInt);
+      fail(ErrorCode::Data, "tensor '", name, ".g_idx' orders columns by activation, but the quantization config says desc_act = false");
   }
   if (s.is_reordered()) {
     const int32_t* place = order.const_data_ptr<int32_t>();
@@ -235,50 +268,66 @@ Tensors Gptq::unpack(const SlotSpec& slot, const TensorSource& file) const {
 }
 
 std::vector<NamedTensor> Gptq::pack(const SlotSpec& slot, const Tensors& tensors) const {
-  const Settings s = overrides_.of(slot);
-  const std::string base = file_base(slot, nullptr);
-  if (base.empty()) fail(ErrorCode::Data, "'", slot.path, "' has no file name of its own in this layout, packed weights need one");
-  at::Tensor codes = tensors[kCodes].cpu(), g_idx = at::empty({slot.in}, at::kInt);
-  int32_t* g = g_idx.mutable_data_ptr<int32_t>();
-  if (s.is_reordered()) {
-    const at::Tensor order = tensors[kOrder].cpu();
-    const int32_t* place = order.const_data_ptr<int32_t>();
-    std::vector<int64_t> back(static_cast<size_t>(slot.in));
-    for (int64_t c = 0; c < slot.in; ++c) back[static_cast<size_t>(place[c])] = c, g[place[c]] = static_cast<int32_t>(c / s.group);
-    codes = reordered(codes, slot.in, s.bits, [&back](int64_t c) { return back[static_cast<size_t>(c)]; });
-  } else {
-    for (int64_t c = 0; c < slot.in; ++c) g[c] = static_cast<int32_t>(c / s.group);
+  const Layout layout = layout_of(slot);
+  const Settings& s = layout.settings;
+  const std::vector<std::vector<std::string>> layouts = file_modules(slot);
+  if (layouts.empty()) fail(ErrorCode::Data, "'", slot.path, "' has no file name of its own in this layout, packed weights need one");
+  const std::vector<std::string>& modules = layouts.front();
+  const auto count = static_cast<int64_t>(modules.size()), out = slot.count * slot.out / count, groups = s.groups(slot.in);
+  std::vector<NamedTensor> packed;
+  for (int64_t m = 0; m < count; ++m) {
+    const auto rows_of = [&](int which) {
+      const at::Tensor t = tensors[static_cast<size_t>(which)];
+      return t.view({-1, t.size(-1)}).narrow(0, m * out, out).cpu();
+    };
+    at::Tensor codes = rows_of(kCodes).contiguous(), g_idx = at::empty({slot.in}, at::kInt);
+    int32_t* g = g_idx.mutable_data_ptr<int32_t>();
+    if (s.is_reordered()) {
+      const at::Tensor order = tensors[kOrder].view({-1, layout.columns}).select(0, m).cpu();
+      const int32_t* place = order.const_data_ptr<int32_t>();
+      std::vector<int64_t> back(static_cast<size_t>(slot.in));
+      for (int64_t c = 0; c < slot.in; ++c) back[static_cast<size_t>(place[c])] = c, g[place[c]] = static_cast<int32_t>(c / s.group);
+      codes = reordered(codes, slot.in, s.bits, [&back](int64_t c) { return back[static_cast<size_t>(c)]; });
+    } else {
+      for (int64_t c = 0; c < slot.in; ++c) g[c] = static_cast<int32_t>(c / s.group);
+    }
+    const at::Tensor zeros = rows_of(kZeros).narrow(1, 0, groups).t().contiguous();
+    at::Tensor qzeros = at::empty({groups, words_for(out, s.bits)}, at::kInt);
+    for (int64_t k = 0; k < groups; ++k) {
+      uint32_t* row = words(qzeros) + k * qzeros.size(1);
+      pack_codes(zeros.const_data_ptr<uint8_t>() + k * out, out, s.bits, row);
+      if (options_.format == "gptq") subtract_one(row, out, s.bits);
+    }
+    const std::string& name = modules[static_cast<size_t>(m)];
+    packed.push_back({name + ".qweight", codes.narrow(1, 0, words_for(slot.in, s.bits)).t().contiguous()});
+    packed.push_back({name + ".qzeros", qzeros});
+    packed.push_back({name + ".scales", rows_of(kScales).narrow(1, 0, groups).t().contiguous()});
+    packed.push_back({name + ".g_idx", g_idx});
   }
-  const at::Tensor zeros = tensors[kZeros].cpu().t().contiguous();
-  at::Tensor qzeros = at::empty({zeros.size(0), slot.out * s.bits / 32}, at::kInt);
-  for (int64_t k = 0; k < zeros.size(0); ++k) {
-    uint32_t* row = words(qzeros) + k * qzeros.size(1);
-    pack_codes(zeros.const_data_ptr<uint8_t>() + k * slot.out, slot.out, s.bits, row);
-    if (options_.format == "gptq") subtract_one(row, slot.out, s.bits);
-  }
-  return {{base + ".qweight", codes.t().contiguous()},
-          {base + ".qzeros", qzeros},
-          {base + ".scales", tensors[kScales].cpu().t().contiguous()},
-          {base + ".g_idx", g_idx}};
+  return packed;
 }
 
 Value Gptq::quantization_config(const std::vector<std::string>& skipped_modules, at::ScalarType) const {
   Value config = Value::table();
   config.set("bits", options_.bits);
-  // Readers take every linear module of the blocks for packed: what stayed dense is named.
-  Value dynamic = options_.dynamic.is_table() ? options_.dynamic : Value::table();
+  // Readers take every linear module of the blocks for packed: what stayed dense is named, before what a recipe's wider pattern says.
+  Value dynamic = Value::table();
+  bool packs_head = true;
   for (const std::string& path : skipped_modules) {
-    if (overrides_.excludes(path)) continue;
+    packs_head = packs_head && !path.ends_with("lm_head");
+    if (overrides_.excludes(path) || path.find(".layers.") == std::string::npos) continue;
     std::string pattern = "-:";
     for (const char c : path) pattern += c == '.' ? std::string("\\.") : std::string(1, c);
-    if (path.find(".layers.") != std::string::npos) dynamic.set(pattern + "$", Value::table());
+    dynamic.set(pattern + "$", Value::table());
   }
+  if (options_.dynamic.is_table())
+    for (const auto& [pattern, values] : options_.dynamic.as_table()) dynamic.set(pattern, values);
   if (!dynamic.as_table().empty()) config.set("dynamic", dynamic);
   config.set("group_size", options_.group_size);
   config.set("desc_act", options_.desc_act);
   config.set("static_groups", options_.static_groups);
   config.set("sym", options_.sym);
-  config.set("lm_head", false);
+  config.set("lm_head", packs_head);
   config.set("true_sequential", options_.true_sequential);
   config.set("damp_percent", options_.damp_percent);
   config.set("quant_method", "gptq");

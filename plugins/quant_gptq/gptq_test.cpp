@@ -2,12 +2,14 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/arange.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/equal.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/matmul.h>
 #include <ATen/ops/randn.h>
+#include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
 #include <doctest/doctest.h>
 
@@ -46,31 +48,46 @@ double relative(const at::Tensor& a, const at::Tensor& b) { return (a - b).abs()
 
 }  // namespace
 
-TEST_CASE("what is packed for a file unpacks to the same tensors, for every width, version, symmetry and order") {
+TEST_CASE("what is packed for a file unpacks to the same tensors, for every width, version, symmetry, order and size") {
   for (int64_t bits : {2, 3, 4, 8})
     for (const char* format : {"gptq", "gptq_v2"})
       for (bool sym : {true, false})
         for (bool desc_act : {true, false})
-          for (int64_t group : {-1, 32, 64}) {
-            const Gptq q({.bits = bits, .group_size = group, .desc_act = desc_act, .sym = sym, .format = format});
-            const SlotSpec slot = slot_of(64, 96);
-            const Tensors t = quantized(q, slot);
-            const auto promised = q.resident(slot);
-            REQUIRE(t.size() == promised.size());
-            for (size_t i = 0; i < t.size(); ++i)
-              CHECK(((t[i].sizes().vec() == promised[i].shape) && (t[i].scalar_type() == promised[i].dtype)));
-            const MemoryFile file = packed(q, slot, t);
-            CHECK(q.locate(slot, file).size() == 4);
-            const Tensors back = q.unpack(slot, file);
-            REQUIRE(back.size() == t.size());
-            CAPTURE(bits);
-            CAPTURE(format);
-            CAPTURE(sym);
-            CAPTURE(desc_act);
-            CAPTURE(group);
-            CHECK(at::equal(q.dequantize(slot, back, at::kFloat), q.dequantize(slot, t, at::kFloat)));
-            CHECK(at::equal(file.tensors.at(kBase + ".qweight"), packed(q, slot, back).tensors.at(kBase + ".qweight")));
-          }
+          for (int64_t group : {-1, 16, 32, 64})
+            for (auto [out, in] : {std::pair<int64_t, int64_t>{64, 96}, {44, 100}, {7, 40}}) {
+              const Gptq q({.bits = bits, .group_size = group, .desc_act = desc_act, .sym = sym, .format = format});
+              const SlotSpec slot = slot_of(out, in);
+              const Tensors t = quantized(q, slot);
+              const auto promised = q.resident(slot);
+              REQUIRE(t.size() == promised.size());
+              for (size_t i = 0; i < t.size(); ++i)
+                CHECK(((t[i].sizes().vec() == promised[i].shape) && (t[i].scalar_type() == promised[i].dtype)));
+              const MemoryFile file = packed(q, slot, t);
+              CHECK(q.locate(slot, file).size() == 4);
+              const Tensors back = q.unpack(slot, file);
+              REQUIRE(back.size() == t.size());
+              CAPTURE(bits);
+              CAPTURE(format);
+              CAPTURE(sym);
+              CAPTURE(desc_act);
+              CAPTURE(group);
+              CAPTURE(in);
+              CHECK(at::equal(q.dequantize(slot, back, at::kFloat), q.dequantize(slot, t, at::kFloat)));
+              CHECK(at::equal(file.tensors.at(kBase + ".qweight"), packed(q, slot, back).tensors.at(kBase + ".qweight")));
+            }
+}
+
+TEST_CASE("where codes do not fill the last word the file has as many words as GPTQModel writes, counted down whole") {
+  const Gptq q({.bits = 4, .group_size = 32});
+  const SlotSpec slot = slot_of(44, 100);
+  const MemoryFile file = packed(q, slot, quantized(q, slot));
+  const at::Tensor qweight = file.tensors.at(kBase + ".qweight"), qzeros = file.tensors.at(kBase + ".qzeros");
+  CHECK(qweight.sizes().vec() == std::vector<int64_t>{13, 44});
+  CHECK(qzeros.sizes().vec() == std::vector<int64_t>{4, 6});
+  CHECK(file.tensors.at(kBase + ".scales").sizes().vec() == std::vector<int64_t>{4, 44});
+  CHECK((static_cast<uint32_t>(qweight[12][0].item<int>()) >> 16) == 0u);
+  CHECK(static_cast<uint32_t>(qzeros[3][0].item<int>()) == 0x77777777u);
+  CHECK(static_cast<uint32_t>(qzeros[3][5].item<int>()) == 0x00008888u - 0x11111111u);
 }
 
 TEST_CASE("a file says weight = scale * (code - zero), with zero - 1 stored in the first version") {
@@ -92,14 +109,14 @@ TEST_CASE("a file says weight = scale * (code - zero), with zero - 1 stored in t
   CHECK(same);
 }
 
-TEST_CASE("products agree with the dequantized weight, fused or not, in every order and dtype") {
+TEST_CASE("products agree with the dequantized weight, fused or not, in every order, size and dtype") {
   for (int64_t bits : {2, 3, 4, 8})
     for (bool desc_act : {true, false})
       for (int64_t m : {1, 3, 16, 33}) {
-        const Gptq q({.bits = bits, .group_size = 32, .desc_act = desc_act});
-        const SlotSpec slot = slot_of(96, 160);
+        const Gptq q({.bits = bits, .group_size = m == 16 ? 16 : 32, .desc_act = desc_act});
+        const SlotSpec slot = m == 1 ? slot_of(96, 160) : slot_of(91, 165);
         const Tensors t = quantized(q, slot);
-        const at::Tensor x = at::randn({m, 160}), dense = q.dequantize(slot, t, at::kFloat);
+        const at::Tensor x = at::randn({m, slot.in}), dense = q.dequantize(slot, t, at::kFloat);
         // float32 sums of 160 products; bfloat16 results have 8 bits, and beyond the fused sizes bfloat16 weights too.
         CHECK(relative(q.linear(slot, x, t), at::linear(x, dense)) < 1e-5);
         const at::Tensor half = x.to(at::kBFloat16);
@@ -144,10 +161,89 @@ TEST_CASE("damaged packed weights are refused, each with its own message") {
   CHECK(has(message([](auto& t) { t[kBase + ".qzeros"].fill_(0x55555555); }), "zero points from 5 to 5"));
   CHECK(has(message([](auto& t) { t[kBase + ".bias"] = at::full({32}, 0.5); }), "not zero"));
   CHECK(message([](auto& t) { t[kBase + ".bias"] = at::zeros({32}); }) == "no error");
-  // As GPTQModel writes 44 rows of 4 bits: six words of zero points, the last one half empty.
-  MemoryFile padded = whole;
-  padded.tensors[kBase + ".qweight"] = at::zeros({8, 44}, at::kInt), padded.tensors[kBase + ".qzeros"] = at::zeros({2, 6}, at::kInt);
-  CHECK(has(error_of([&] { q.unpack(slot_of(44, 64), padded); }, ErrorCode::Data), "the weight is 44 x 64; make the checkpoint"));
+  CHECK(has(error_of([&] { Gptq({.bits = 8, .group_size = 32}).unpack(slot, whole); }, ErrorCode::Data),
+            "Int [8, 32], expected Int [16, 32] for bits = 8 and group_size = 32"));
+  CHECK(has(error_of([&] { Gptq({.bits = 4, .group_size = 64}).unpack(slot, whole); }, ErrorCode::Data), "group_size = 64"));
+  Value leave_dense = Value::table();
+  leave_dense.set("-:.*up_proj", Value::table());
+  const Gptq contradicted({.bits = 4, .group_size = 32, .desc_act = true, .dynamic = leave_dense});
+  CHECK(has(error_of([&] { contradicted.unpack(slot, whole); }, ErrorCode::Data), "up_proj' is packed, but dynamic"));
+  SlotSpec embedding = slot;
+  embedding.kind = SlotKind::Embedding;
+  CHECK(has(error_of([&] { q.unpack(embedding, whole); }, ErrorCode::Data), "packed embedding"));
+}
+
+namespace {
+
+// Two experts of four rows more than a tile, gate and up apart, as files hold them under `prefix`.
+SlotSpec experts_slot(const std::string& prefix, const std::string& gate, const std::string& up) {
+  SlotSpec slot{.path = "model.layers.0.mlp.experts.gate_up_proj",
+                .kind = SlotKind::Experts,
+                .count = 2,
+                .out = 40,
+                .in = 72,
+                .stack = 0,
+                .block = 0};
+  Source apart{.stack = true};
+  for (int e = 0; e < 2; ++e)
+    for (const auto& name : {gate, up}) apart.pieces.push_back({concat(prefix, e, ".", name, ".weight"), 0, 20});
+  slot.sources = {apart, Source::rename(slot.path)};
+  return slot;
+}
+
+}  // namespace
+
+TEST_CASE("experts are read as files hold them, each module with an order of its own, and multiplied each with its tokens") {
+  for (bool desc_act : {false, true})
+    for (const bool taken_apart : {false, true}) {  // the names that GPTQModel 7 gives them
+      const Gptq q({.bits = 4, .group_size = 32, .desc_act = desc_act});
+      const SlotSpec slot = experts_slot("model.layers.0.block_sparse_moe.experts.", "w1", "w3");
+      MemoryFile file;
+      std::vector<at::Tensor> dense;
+      for (int e = 0; e < 2; ++e)
+        for (int part = 0; part < 2; ++part) {
+          SlotSpec one = slot_of(20, 72);
+          const char* name = taken_apart ? (part ? "up_proj" : "gate_proj") : (part ? "w3" : "w1");
+          one.sources = {
+              Source::rename(concat("model.layers.0.", taken_apart ? "mlp" : "block_sparse_moe", ".experts.", e, ".", name, ".weight"))};
+          const Tensors t = quantized(q, one);
+          for (const auto& [key, tensor] : q.pack(one, t)) file.tensors[key] = tensor;
+          dense.push_back(q.dequantize(one, t, at::kFloat));
+        }
+      CHECK(q.locate(slot, file).size() == 16);
+      const Tensors t = q.unpack(slot, file);
+      const auto promised = q.resident(slot);
+      REQUIRE(t.size() == promised.size());
+      for (size_t i = 0; i < t.size(); ++i) CHECK(t[i].sizes().vec() == promised[i].shape);
+      const at::Tensor weight = q.dequantize(slot, t, at::kFloat, 0, 2);
+      CHECK(at::equal(weight, at::cat(dense).view({2, 40, 72})));
+      CHECK(at::equal(q.dequantize(slot, t, at::kHalf, 1, 2)[0], weight[1].to(at::kHalf)));
+      for (int64_t first : {0, 3, 20}) {  // none, a few and more than a fused product takes
+        const at::Tensor x = at::randn({first + 5, 72}), y = q.grouped(slot, x, at::tensor({int64_t{0}, first, first + 5}), t);
+        CHECK(relative(y, at::cat({at::linear(x.narrow(0, 0, first), weight[0]), at::linear(x.narrow(0, first, 5), weight[1])})) < 1e-5);
+      }
+      for (const auto& [name, tensor] : q.pack(slot, t))
+        if (!taken_apart) CHECK(at::equal(tensor, file.tensors.at(name)));
+      file.tensors.erase(concat("model.layers.0.", taken_apart ? "mlp.experts.1.up_proj" : "block_sparse_moe.experts.1.w3", ".qzeros"));
+      CHECK(q.locate(slot, file).size() == 16);  // the one that is missing included: key accounting names it
+    }
+}
+
+TEST_CASE("experts of one layer with settings of their own are refused by name") {
+  const SlotSpec slot = experts_slot("model.layers.0.mlp.experts.", "gate_proj", "up_proj");
+  Value rule = Value::table(), dynamic = Value::table();
+  rule.set("bits", 8);
+  dynamic.set("+:.*experts\\.1\\.up_proj", rule);
+  const Gptq plain({.bits = 4, .group_size = 32}), q({.bits = 4, .group_size = 32, .dynamic = dynamic});
+  MemoryFile file;
+  for (const Source::Piece& piece : slot.sources[0].pieces) {
+    SlotSpec one = slot_of(20, 72);
+    one.sources = {Source::rename(piece.tensor)};
+    for (const auto& [key, tensor] : plain.pack(one, quantized(plain, one))) file.tensors[key] = tensor;
+  }
+  CHECK(error_of([&] { plain.unpack(slot, file); }) == "no error");
+  CHECK(error_of([&] { q.unpack(slot, file); }, ErrorCode::Data).find("experts.1.up_proj' other bits") != std::string::npos);
+  CHECK_FALSE(q.supports(slot).yes);
 }
 
 TEST_CASE("configs in the forms that others write are recognised; the data says whether columns are ordered") {
@@ -166,11 +262,33 @@ TEST_CASE("configs in the forms that others write are recognised; the data says 
   CHECK_THROWS_WITH(q.recognise(config, ordered), doctest::Contains("bits: 5 is none"));
   config.set("bits", 4), config.set("checkpoint_format", "marlin");
   CHECK_THROWS_WITH(q.recognise(config, ordered), doctest::Contains("marlin"));
+  config.set("checkpoint_format", "gptq"), config.set("bits", "4");
+  CHECK_THROWS_WITH(q.recognise(config, ordered), doctest::Contains("bits: expected"));
+  config.set("bits", 4), config.set("is_marlin_format", true);
+  CHECK_THROWS_WITH(q.recognise(config, ordered), doctest::Contains("is_marlin_format"));
+  config.erase("is_marlin_format");
+  MemoryFile without = ordered;
+  without.tensors.erase(kBase + ".g_idx");
+  CHECK_THROWS_WITH(q.recognise(config, without), doctest::Contains("up_proj.g_idx' is missing"));
+  config.set("static_groups", true);
+  CHECK(q.recognise(config, without).has_value());
   const Value own = q.quantization_config({"lm_head", "model.layers.1.mlp.up_proj"}, at::kBFloat16);
   const auto options = q.recognise(own, ordered);
   REQUIRE(options.has_value());
   CHECK(own.at("dynamic").find("-:model\\.layers\\.1\\.mlp\\.up_proj$") != nullptr);
   CHECK(options->at("bits").as_int() == 4);
+  CHECK_FALSE(own.at("lm_head").as_bool());
+  CHECK(q.quantization_config({"model.layers.1.mlp.up_proj"}, at::kBFloat16).at("lm_head").as_bool());
+}
+
+TEST_CASE("what stayed dense is named in front of a pattern that would match it too") {
+  Value rule = Value::table(), dynamic = Value::table();
+  rule.set("bits", 8);
+  dynamic.set("+:.*proj", rule);
+  const Gptq q({.bits = 4, .group_size = 32, .dynamic = dynamic});
+  const Value config = q.quantization_config({"model.layers.1.mlp.up_proj"}, at::kBFloat16);
+  CHECK(config.at("dynamic").as_table().front().first == "-:model\\.layers\\.1\\.mlp\\.up_proj$");
+  CHECK(config.at("dynamic").as_table().size() == 2);
 }
 
 TEST_CASE("options differ by module where dynamic says so, and modules may stay dense") {
@@ -180,12 +298,24 @@ TEST_CASE("options differ by module where dynamic says so, and modules may stay 
   const Gptq q({.bits = 4, .group_size = 32, .dynamic = dynamic});
   SlotSpec up = slot_of(32, 128), down = up, other = up;
   down.path = "model.layers.0.mlp.down_proj", other.path = "model.layers.1.mlp.up_proj";
+  other.sources = {Source::rename(other.path + ".weight")};
   CHECK(q.resident(up)[0].shape[1] == 32);  // 8 bits
   CHECK(q.resident(up)[1].shape[1] == 2);
   CHECK(q.resident(other)[0].shape[1] == 16);
   CHECK_FALSE(q.supports(down).yes);
   CHECK(q.supports(other).yes);
-  CHECK_FALSE(q.supports(slot_of(32, 172)).yes);
+  CHECK(q.supports(slot_of(32, 172)).yes);
+  CHECK(Gptq({.bits = 3}).supports(slot_of(32, 172)).reason.find("the weight is 32 x 172") != std::string::npos);
+  SlotSpec named = other;  // files of other releases call the module otherwise
+  named.path = "model.language.layers.0.mlp.down_proj", named.sources = {Source::rename("language.model.layers.0.mlp.down_proj.weight")};
+  CHECK_FALSE(Gptq({.dynamic =
+                        [] {
+                          Value by_file_name = Value::table();
+                          by_file_name.set("-:language\\.model\\.", Value::table());
+                          return by_file_name;
+                        }()})
+                  .supports(named)
+                  .yes);
 }
 
 TEST_CASE("the declared error bound holds on normal weights that are rounded without calibration") {

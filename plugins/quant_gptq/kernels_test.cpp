@@ -2,6 +2,7 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <random>
 #include <string>
@@ -60,6 +61,16 @@ TEST_CASE("codes of every width come back from their words, and a 3-bit code may
     add_one(words.data(), 64, bits);
     unpack_codes(words.data(), 64, bits, back.data());
     CHECK(back == codes);  // zeros of 0 included
+    // 13 codes: the last word is not full. Nothing is written behind it, and its room to spare is zero.
+    const auto used = static_cast<size_t>(words_for(13, bits));
+    std::fill(words.begin(), words.end(), 0xabababab), std::fill(back.begin(), back.end(), uint8_t{0});
+    pack_codes(codes.data(), 13, bits, words.data());
+    CHECK(used * 32 - static_cast<size_t>(13 * bits) < 32);
+    CHECK((words[used - 1] >> (13 * bits % 32)) == 0u);
+    if (used < words.size()) CHECK(words[used] == 0xabababab);
+    subtract_one(words.data(), 13, bits), add_one(words.data(), 13, bits);
+    unpack_codes(words.data(), 13, bits, back.data());
+    CHECK(std::equal(back.begin(), back.begin() + 13, codes.begin()));
   }
   // The layout that others read: value 10 of 3-bit codes has its low bits in word 0, its high bit in word 1.
   std::vector<uint8_t> codes(32);

@@ -81,38 +81,100 @@ Overrides::Overrides(const Options& options) : options_(options) {
   if (!options.dynamic.is_table()) return;
   for (const auto& [text, values] : options.dynamic.as_table()) {
     const bool excludes = text.rfind("-:", 0) == 0, marked = excludes || text.rfind("+:", 0) == 0;
-    rules_.push_back({text, std::regex(marked ? text.substr(2) : text), excludes, values});
+    rules_.push_back({std::regex(marked ? text.substr(2) : text), excludes, values});
   }
 }
 
-const Overrides::Rule* Overrides::find(const std::string& path) const {
+const Overrides::Rule* Overrides::find(const std::string& name) const {
   for (const Rule& rule : rules_)
-    if (std::regex_search(path, rule.pattern, std::regex_constants::match_continuous)) return &rule;
+    if (std::regex_search(name, rule.pattern, std::regex_constants::match_continuous)) return &rule;
   return nullptr;
 }
 
-bool Overrides::excludes(const std::string& path) const {
-  const Rule* rule = find(path);
+const Overrides::Rule* Overrides::find(const SlotSpec& slot) const {
+  if (rules_.empty()) return nullptr;
+  if (const Rule* rule = find(slot.path)) return rule;
+  for (const auto& modules : file_modules(slot, 1))
+    if (const Rule* rule = find(modules.front())) return rule;
+  return nullptr;
+}
+
+bool Overrides::excludes(const std::string& name) const {
+  const Rule* rule = find(name);
   return rule && rule->excludes;
 }
 
-Settings Overrides::of(const SlotSpec& slot) const {
-  Options o = options_;
-  if (const Rule* rule = find(slot.path); rule && rule->values.is_table()) {
-    const Value& v = rule->values;
-    o.bits = v.int_or("bits", o.bits), o.group_size = v.int_or("group_size", o.group_size);
-    o.sym = v.bool_or("sym", o.sym), o.desc_act = v.bool_or("desc_act", o.desc_act);
-    o.act_group_aware = v.bool_or("act_group_aware", o.act_group_aware), o.static_groups = v.bool_or("static_groups", o.static_groups);
-    o.damp_percent = v.float_or("damp_percent", o.damp_percent);
-  }
-  return {.bits = static_cast<int>(o.bits),
-          .group = o.group_size > 0 ? std::min(o.group_size, slot.in) : slot.in,
-          .desc_act = o.desc_act,
-          .act_group_aware = o.act_group_aware && !o.desc_act && o.group_size > 0,
-          .sym = o.sym,
-          .static_groups = o.static_groups,
-          .damp_percent = o.damp_percent,
+bool Overrides::excludes(const SlotSpec& slot) const {
+  const Rule* rule = find(slot);
+  return rule && rule->excludes;
+}
+
+Settings Overrides::of(const SlotSpec& slot) const { return settings(slot, find(slot)); }
+
+Settings Overrides::of(const SlotSpec& slot, const std::string& name) const {
+  const Rule* rule = find(name);
+  return settings(slot, rule ? rule : find(slot.path));
+}
+
+Settings Overrides::settings(const SlotSpec& slot, const Rule* rule) const {
+  static const Value none = Value::table();
+  const Value& v = rule && rule->values.is_table() ? rule->values : none;
+  const Options& o = options_;
+  const int64_t group_size = v.int_or("group_size", o.group_size);
+  const bool desc_act = v.bool_or("desc_act", o.desc_act);
+  return {.bits = static_cast<int>(v.int_or("bits", o.bits)),
+          .group = group_size > 0 ? std::min(group_size, slot.in) : slot.in,
+          .desc_act = desc_act,
+          .act_group_aware = v.bool_or("act_group_aware", o.act_group_aware) && !desc_act && group_size > 0,
+          .sym = v.bool_or("sym", o.sym),
+          .static_groups = v.bool_or("static_groups", o.static_groups),
+          .damp_percent = v.float_or("damp_percent", o.damp_percent),
           .damp_auto_increment = o.damp_auto_increment};
+}
+
+namespace {
+
+bool cut_end(std::string& text, std::string_view end) {
+  if (text.size() <= end.size() || !text.ends_with(end)) return false;
+  text.resize(text.size() - end.size());
+  return true;
+}
+
+}  // namespace
+
+std::vector<std::vector<std::string>> file_modules(const SlotSpec& slot, size_t most) {
+  const bool experts = slot.kind == SlotKind::Experts;
+  std::vector<std::vector<std::string>> layouts;
+  for (const Source& source : slot.sources) {
+    if (experts ? !source.stack : source.pieces.size() != 1 || source.pieces[0].length >= 0) continue;
+    std::vector<std::string> modules;
+    for (size_t i = 0; i < std::min(most, source.pieces.size()); ++i) {
+      std::string name = source.pieces[i].tensor;
+      if (!cut_end(name, ".weight")) break;
+      modules.push_back(std::move(name));
+    }
+    if (!modules.empty() && modules.size() == std::min(most, source.pieces.size())) layouts.push_back(std::move(modules));
+  }
+  // GPTQModel 7 takes apart what transformers 5 holds together, and calls it as it is called there.
+  std::string prefix = slot.path;
+  std::vector<const char*> ends;
+  if (experts && cut_end(prefix, ".gate_up_proj"))
+    ends = {".gate_proj", ".up_proj"};
+  else if (experts && cut_end(prefix, ".down_proj"))
+    ends = {".down_proj"};
+  if (ends.empty()) return layouts;
+  std::vector<std::string> modules;
+  for (int64_t e = 0; e < slot.count; ++e)
+    for (const char* end : ends)
+      if (modules.size() < most) modules.push_back(concat(prefix, ".", e, end));
+  layouts.push_back(std::move(modules));
+  return layouts;
+}
+
+int64_t modules_per_expert(const SlotSpec& slot) {
+  for (const Source& source : slot.sources)
+    if (source.stack) return static_cast<int64_t>(source.pieces.size()) / std::max<int64_t>(slot.count, 1);
+  return slot.path.ends_with(".gate_up_proj") ? 2 : 1;
 }
 
 }  // namespace tenon::gptq

@@ -1,5 +1,6 @@
 #pragma once
 // What a recipe or a checkpoint says about GPTQ weights, and what that means for one module.
+#include <cstdint>
 #include <memory>
 #include <regex>
 #include <string>
@@ -33,27 +34,39 @@ struct Settings {
   double damp_percent = 0.05, damp_auto_increment = 0.01;
   int64_t groups(int64_t columns) const { return (columns + group - 1) / group; }
   int64_t max_code() const { return (int64_t{1} << bits) - 1; }
+  bool reads_as(const Settings& other) const { return bits == other.bits && group == other.group && sym == other.sym; }
   // Whether the columns of a group may lie anywhere in the row.
   bool is_reordered() const { return desc_act && !static_groups; }
 };
 
-// `dynamic`: regular expressions matched from the start of a module's path, the first that matches counts. "-:" in front leaves the module dense.
+// `dynamic`: regular expressions matched from the start of a module's path, else of its names in files; the first that matches counts. "-:" in front
+// leaves the module dense.
 class Overrides {
  public:
   explicit Overrides(const Options& options);
-  bool excludes(const std::string& path) const;
+  bool excludes(const SlotSpec& slot) const;
+  bool excludes(const std::string& name) const;
   Settings of(const SlotSpec& slot) const;
+  // Of one of the modules that make up the slot, by its name in the file.
+  Settings of(const SlotSpec& slot, const std::string& name) const;
 
  private:
   struct Rule {
-    std::string text;
     std::regex pattern;
     bool excludes = false;
     Value values;
   };
-  const Rule* find(const std::string& path) const;
+  const Rule* find(const std::string& name) const;
+  const Rule* find(const SlotSpec& slot) const;
+  Settings settings(const SlotSpec& slot, const Rule* rule) const;
   Options options_;
   std::vector<Rule> rules_;
 };
+
+// The names under which files may hold a slot's packed weights, one list for each layout in order of preference: one module, or of experts all of them,
+// in the order of their rows; `most`: no more of each list.
+std::vector<std::vector<std::string>> file_modules(const SlotSpec& slot, size_t most = SIZE_MAX);
+// How many of them make up one expert: gate and up, or down alone.
+int64_t modules_per_expert(const SlotSpec& slot);
 
 }  // namespace tenon::gptq

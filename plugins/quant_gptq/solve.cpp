@@ -3,6 +3,7 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/arange.h>
+#include <ATen/ops/constant_pad_nd.h>
 #include <ATen/ops/empty.h>
 
 #include <algorithm>
@@ -153,7 +154,11 @@ void fit_range(float low, float high, const Settings& settings, float& scale, fl
 
 Solution solve(const at::Tensor& weight, const Settings& settings, const Factor* factor) {
   at::NoGradGuard no_grad;
-  return Solver(weight, settings, factor).run();
+  const int64_t rows = weight.size(0), spare = (kTileRows - rows % kTileRows) % kTileRows;
+  if (spare == 0) return Solver(weight, settings, factor).run();
+  Solution s = Solver(at::constant_pad_nd(weight, {0, 0, 0, spare}), settings, factor).run();
+  for (at::Tensor* rows_of : {&s.codes, &s.scales, &s.zeros}) *rows_of = rows_of->narrow(0, 0, rows);
+  return s;
 }
 
 }  // namespace tenon::gptq

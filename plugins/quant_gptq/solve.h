@@ -13,7 +13,7 @@ struct Solution {
   at::Tensor order;   // int32 [in]: the weight's column at each place; identity unless settings.is_reordered()
 };
 
-// weight: [out, in], floating point, on the CPU; out is a multiple of 16. factor: null rounds each weight to the nearest code.
+// weight: [out, in], floating point, on the CPU. factor: null rounds each weight to the nearest code.
 // Without reordering, codes come in the weight's own order whatever the order in which they were found.
 Solution solve(const at::Tensor& weight, const Settings& settings, const Factor* factor);
 

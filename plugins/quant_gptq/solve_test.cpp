@@ -135,6 +135,20 @@ TEST_CASE("weights, groups and orders: as good as the same algorithm in float64"
         }
 }
 
+TEST_CASE("rows and columns of any number: whole tiles and groups are not needed") {
+  for (int order = 0; order < 3; ++order) {
+    const Settings s{.bits = 4, .group = 32, .desc_act = order == 1, .act_group_aware = order == 2};
+    const at::Tensor w = at::randn({21, 173}), x = correlated(512, 173);
+    Hessian hessian("layer", 173);
+    hessian.observe(x);
+    const at::Tensor ours = dense_of(solve(w, s, hessian.factor(s).get()), s), theirs = Reference(w, x, s).dense;
+    CAPTURE(order);
+    CHECK(ours.sizes() == w.sizes());
+    CHECK(output_error(w, ours, x) < 1.03 * output_error(w, theirs, x));
+    CHECK(output_error(w, dense_of(solve(w, s, nullptr), s), x) > output_error(w, ours, x));
+  }
+}
+
 TEST_CASE("on inputs that resemble each other the error is far below rounding to nearest") {
   for (int bits : {2, 3, 4, 8})
     for (bool desc : {false, true}) {
