@@ -117,6 +117,30 @@ TEST_CASE("a cache gives what the full pass gives: token by token, in pieces, af
   }
 }
 
+TEST_CASE("phi3 over a cache is as without one below, across and back from its original context") {
+  Value rope = Value::table();
+  rope.set("rope_type", "longrope"), rope.set("short_factor", Value::List{1.0, 1.1}), rope.set("long_factor", Value::List{3.0, 5.0});
+  auto tiny = make({"phi3", tiny_config({{"original_max_position_embeddings", 8}, {"rope_parameters", rope}, {"pad_token_id", nullptr}})});
+  const at::Tensor ids = random_ids(2, 12, 2);
+  const auto full = [&](int64_t length) { return tiny.logits({.ids = ids.narrow(1, 0, length)}).select(1, length - 1); };
+  const auto cache = tiny.model->make_cache(2, 14);
+  for (int64_t at = 0; at < 12; ++at) {
+    const at::Tensor logits = tiny.logits({.ids = ids.narrow(1, at, 1)}, cache.get());
+    CHECK(logits.size(1) == 1);
+    CHECK(cache->length() == at + 1);
+    CHECK(error(logits.select(1, 0), full(at + 1)) < kTolerance);
+  }
+  CHECK(error(full(8), tiny.logits({.ids = ids}).select(1, 7)) > 0.01);  // the two rotations differ
+  cache->truncate(5);
+  CHECK(error(tiny.logits({.ids = ids.narrow(1, 5, 2)}, cache.get()).select(1, 1), full(7)) < kTolerance);
+  // Padding does not count.
+  const at::Tensor pad = at::zeros({2, 3}, at::kLong), real = at::ones({2, 6}, at::kLong);
+  const auto padded = tiny.model->make_cache(2, 16);
+  tiny.logits({.ids = at::cat({pad, ids.narrow(1, 0, 6)}, 1), .segments = at::cat({pad, real}, 1)}, padded.get());
+  for (int64_t at = 6; at < 12; ++at)
+    CHECK(error(tiny.logits({.ids = ids.narrow(1, at, 1)}, padded.get()).select(1, 0), full(at + 1)) < kTolerance);
+}
+
 TEST_CASE("a step over a cache leaves the values of the blocks' inputs alone") {
   auto tiny = make(kinds()[0]);
   const c10::NoGradGuard no_grad;

@@ -271,7 +271,8 @@ const std::vector<Family>& families() {
        .window = Window::EveryLayer,
        .default_window = 0,
        .dropouts = {"attention_dropout", "resid_pdrop"},
-       .rotary = {.partial = true, .original_positions = 4096, .renamed_types = {{"su", "longrope"}, {"yarn", "longrope"}}}},
+       .rotary = {.partial = true, .original_positions = 4096, .renamed_types = {{"su", "longrope"}, {"yarn", "longrope"}}},
+       .recalls = true},
       {.model_type = "smollm3",
        .summary = "SmolLM3: every fourth layer without rotary positions.",
        .vocab_size = 128256,
@@ -329,6 +330,8 @@ DecoderConfig read_config(const Family& family, const Value& config) {
   read_scales(reader, c);
   read_mixture(reader, c);
   c.rotary = nn::read_rotary(reader, c.head_dim, c.max_positions, family.rotary);
+  if (family.recalls && c.rotary.at_length)
+    c.recalled_beyond = reader.integer("original_max_position_embeddings", family.rotary.original_positions, 1, kMaxPositions);
   c.dtype = nn::config_dtype(reader);
   refuse_unserved(reader, family);
   refuse_other_heads(reader);

@@ -53,6 +53,7 @@ struct Family {
   std::vector<const char*> dropouts = {"attention_dropout"};  // what transformers drops while it trains
   Mixture mixture = {};
   nn::RotaryRules rotary = {};
+  bool recalls = false;  // a text that outgrows longrope's original context over a cache is computed anew
 };
 
 const std::vector<Family>& families();
@@ -71,6 +72,7 @@ struct DecoderConfig {
   bool expert_weights_normalized = false;
   double balance_coefficient = 0;  // of the load balance loss; 0: none
   nn::RotarySpec rotary;
+  int64_t recalled_beyond = 0;  // tokens over a cache; 0: never
   at::ScalarType dtype = at::kFloat;
 };
 

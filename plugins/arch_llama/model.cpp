@@ -7,6 +7,7 @@
 
 #include <cmath>
 
+#include "recalling_cache.h"
 #include "tenon/nn/activation.h"
 #include "tenon/nn/attention.h"
 #include "tenon/nn/embedding.h"
@@ -19,6 +20,7 @@ namespace tenon::llama {
 
 namespace {
 constexpr const char* kRotary = "default";  // the one kind of rotary embedding here
+constexpr const char* kAsked = "asked";     // how many of the tokens the batch had, where more went in with them
 
 void move_to(at::Device device, at::Tensor& tensor) {
   if (tensor.defined() && tensor.device() != device) tensor = tensor.to(device);
@@ -97,12 +99,14 @@ void DecoderModel::set_defaults() {
 
 State DecoderModel::begin(const Batch& batch, Cache* cache) {
   nn::check_ids(batch.ids, embedding_->spec().out);
-  auto* kv_cache = dynamic_cast<nn::KvCache*>(cache);
+  auto* recalling = dynamic_cast<RecallingCache*>(cache);
+  auto* kv_cache = recalling ? &recalling->kv() : dynamic_cast<nn::KvCache*>(cache);
   if (cache && !kv_cache) fail(ErrorCode::Internal, "this cache was made by another model");
-  Batch placed = batch;
+  Batch placed = recalling ? recalling->recall(batch) : batch;
   const at::Device device = parts_.device(-1, 0);
   move_to(device, placed.ids);
   State state;
+  if (const int64_t asked = batch.ids.size(1); asked < placed.ids.size(1)) state.extras[kAsked] = at::scalar_tensor(asked, at::kLong);
   nn::place_tokens(placed, kv_cache, state);
   state.hidden = seams_.embedding({.ids = placed.ids, .slot = embedding_, .dtype = precision_.residual});
   // The factor is rounded to the weight's dtype, as transformers does.
@@ -210,9 +214,13 @@ at::Tensor DecoderModel::norm(const at::Tensor& x, const Dense& weight) const {
 
 at::Tensor DecoderModel::finish(State& state) {
   move_to(parts_.device(-1, 1), state.hidden);
-  at::Tensor hidden = norm(state.hidden, *final_norm_);
-  if (state.cache) static_cast<nn::KvCache*>(state.cache)->commit(hidden.size(1));
-  return hidden;
+  const int64_t tokens = state.hidden.size(1);
+  if (state.cache) static_cast<nn::KvCache*>(state.cache)->commit(tokens);
+  if (const auto asked = state.extras.find(kAsked); asked != state.extras.end()) {
+    const auto count = asked->second.item<int64_t>();
+    return norm(state.hidden.narrow(1, tokens - count, count), *final_norm_);
+  }
+  return norm(state.hidden, *final_norm_);
 }
 
 at::Tensor DecoderModel::auxiliary_loss(const State& state) {
@@ -232,6 +240,8 @@ at::Tensor DecoderModel::token_logprobs(const at::Tensor& hidden, const at::Tens
 std::unique_ptr<Cache> DecoderModel::make_cache(int64_t batch, int64_t capacity) {
   std::vector<nn::KvCache::Layer> layers;
   for (const Layer& layer : layers_) layers.push_back({.kv_heads = config_.kv_heads, .head_dim = config_.head_dim, .device = layer.device});
+  if (config_.recalled_beyond > 0)
+    return std::make_unique<RecallingCache>(layers, batch, capacity, precision_.compute, config_.recalled_beyond);
   return std::make_unique<nn::KvCache>(layers, batch, capacity, precision_.compute);
 }
 
