@@ -255,6 +255,7 @@ TEST_CASE("what would run wrong is refused by name") {
                  "layer_types[3] is \"sliding_attention\", expected conv or full_attention"));
   CHECK(contains(refusal({{"layer_types", Value::List{"conv"}}}), "layer_types has 1 entries, expected num_hidden_layers (4)"));
   CHECK(contains(refusal({{"full_attn_idxs", Value::List{"1"}}}), "full_attn_idxs is"));
+  CHECK(contains(refusal({{"is_causal", false}}), "is_causal is false, expected true"));
   CHECK(contains(refusal({{"num_key_value_heads", 4}}), "num_key_value_heads is 4, expected a divisor of num_attention_heads (6)"));
   CHECK(contains(refusal({{"hidden_size", 25}}), "hidden_size is 25, expected a multiple of num_attention_heads (6)"));
   CHECK(contains(refusal({{"conv_L_cache", 0}}), "conv_L_cache is 0, expected 1 to"));

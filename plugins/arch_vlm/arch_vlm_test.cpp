@@ -133,6 +133,7 @@ TEST_CASE("configs that ask for what is not served are refused by name") {
   CHECK(refusal(config({}, {{"model_type", "pixtral"}})).find("vision_config.model_type is 'pixtral'") != std::string::npos);
   CHECK(refusal(config({}, {{"image_size", Value::List{8, 12}}})).find("image_size is [8,12]") != std::string::npos);
   CHECK(refusal(config({}, {{"num_attention_heads", 3}})).find("hidden_size is 8, expected a multiple") != std::string::npos);
+  CHECK(refusal(config({}, {{"attention_dropout", 0.1}})).find("attention_dropout is 0.1, expected 0") != std::string::npos);
   CHECK(refusal(config({{"vision_feature_layer", 4}})).find("vision_feature_layer is 4, expected numbers from -4 to 3") !=
         std::string::npos);
   CHECK(refusal(config({{"vision_feature_select_strategy", "some"}})).find("expected default or full") != std::string::npos);

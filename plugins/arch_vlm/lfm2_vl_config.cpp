@@ -1,5 +1,6 @@
 #include "lfm2_vl_config.h"
 
+#include "config_table.h"
 #include "limits.h"
 #include "tenon/nn/activation.h"
 #include "tenon/nn/config_reader.h"
@@ -10,21 +11,13 @@ namespace {
 
 constexpr int64_t kMaxFactor = 64;
 
-Value table(nn::ConfigReader& reader, const char* key) {
-  const Value* value = reader.config().find_set(key);
-  if (!value) return Value::table();
-  if (value->is_table()) return *value;
-  reader.problem(concat(key, " is ", nn::ConfigReader::show(*value), ", expected a table"));
-  return Value::table();
-}
-
 }  // namespace
 
 Lfm2VlConfig read_lfm2_vl_config(const Value& config) {
   nn::ConfigReader reader(config);
   Lfm2VlConfig c;
-  const Value vision = table(reader, "vision_config");
-  c.text = table(reader, "text_config");
+  const Value vision = config_table(reader, "vision_config");
+  c.text = config_table(reader, "text_config");
   reader.finish("lfm2_vl");
   c.vision = with_context("vision_config", [&] { return read_naflex_config(vision); });
 

@@ -68,7 +68,7 @@ LlavaConfig read_llava_config(const LlavaFamily& family, const Value& config) {
   LlavaConfig c;
   c.family = &family;
   const Value vision = config_table(reader, "vision_config", default_tower());
-  c.text = config_table(reader, "text_config", Value::table());
+  c.text = config_table(reader, "text_config");
   reader.finish(family.model_type);
   c.vision = with_context("vision_config", [&] { return read_vision_config(vision); });
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <optional>
 
+#include "config_table.h"
 #include "limits.h"
 #include "tenon/nn/activation.h"
 #include "tenon/nn/config_reader.h"
@@ -12,15 +13,6 @@ namespace tenon::vlm {
 namespace {
 
 constexpr int64_t kMaxTiles = 64, kDefaultTiles = 4;
-
-// A table of the config; nothing where there is none.
-Value table(nn::ConfigReader& reader, const char* key) {
-  const Value* value = reader.config().find_set(key);
-  if (!value) return Value::table();
-  if (value->is_table()) return *value;
-  reader.problem(concat(key, " is ", nn::ConfigReader::show(*value), ", expected a table"));
-  return Value::table();
-}
 
 void check_type(nn::ConfigReader& reader, const char* expected) {
   if (const std::string type = reader.text("model_type", expected); type != expected)
@@ -124,7 +116,7 @@ void read_text(const Value& given, MllamaConfig& c) {
   c.text = Value::table();
   // Keys of llama's that this class does not have are not llama's to act on.
   for (const auto& [key, value] : defaults.as_table()) c.text.set(key, given.find(key) ? *given.find(key) : value);
-  for (const char* key : {"rope_parameters", "rope_scaling", "rope_theta", "dtype", "torch_dtype"})
+  for (const char* key : {"rope_parameters", "rope_scaling", "rope_theta", "is_causal", "dtype", "torch_dtype"})
     if (const Value* value = given.find(key)) c.text.set(key, *value);
   if (!says_theta(given)) c.text.set("rope_theta", kTheta);
   c.text.set("model_type", "llama");
@@ -145,7 +137,7 @@ void read_text(const Value& given, MllamaConfig& c) {
   if (const Value* given_dim = given.find_set("head_dim"); given_dim && !(*given_dim == Value(c.head_dim())))
     reader.problem(concat("head_dim is ", nn::ConfigReader::show(*given_dim), ", expected hidden_size / num_attention_heads (",
                           c.head_dim(), "): this model_type has no other"));
-  if (reader.number("dropout", 0, 0, 1) > 0) reader.problem("dropout is set: dropout of attention is not served, expected 0");
+  refuse_dropout(reader, {"dropout"});
   c.looks.assign(static_cast<size_t>(layers), false);
   for (const int64_t i : integers(reader, "cross_attention_layers").value_or(std::vector<int64_t>{3, 8, 13, 18, 23, 28, 33, 38}))
     if (i >= 0 && i < layers) c.looks[static_cast<size_t>(i)] = true;
@@ -157,8 +149,8 @@ void read_text(const Value& given, MllamaConfig& c) {
 MllamaConfig read_mllama_config(const Value& config) {
   nn::ConfigReader reader(config);
   MllamaConfig c;
-  const Value vision = table(reader, "vision_config");
-  Value text = table(reader, "text_config");
+  const Value vision = config_table(reader, "vision_config");
+  Value text = config_table(reader, "text_config");
   reader.finish("mllama");
   for (const char* key : {"dtype", "torch_dtype"})
     if (const Value* dtype = config.find_set(key); dtype && !text.find_set(key)) text.set(key, *dtype);

@@ -342,7 +342,7 @@ TEST_CASE("configs that ask for what is not served are refused by name") {
   CHECK(says(refusal({}, {{"hidden_act", "sine"}}), "hidden_act"));
   CHECK(says(refusal({}, {}, {{"model_type", "llama"}}), "model_type is 'llama', expected mllama_text_model"));
   CHECK(says(refusal({}, {}, {{"head_dim", 8}}), "head_dim is 8"));
-  CHECK(says(refusal({}, {}, {{"dropout", 0.1}}), "dropout is set"));
+  CHECK(says(refusal({}, {}, {{"dropout", 0.1}}), "dropout is 0.1, expected 0"));
   CHECK(says(refusal({}, {}, {{"cross_attention_layers", "all"}}), "cross_attention_layers is"));
   CHECK(says(refusal({{"image_token_index", 19}}), "image_token_index is 19, expected less than 19"));
 }

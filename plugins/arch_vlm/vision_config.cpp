@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "config_table.h"
 #include "limits.h"
 #include "tenon/nn/activation.h"
 #include "tenon/nn/config_reader.h"
@@ -62,6 +63,7 @@ VisionConfig read(nn::ConfigReader& reader, const Defaults& defaults) {
   if (c.image_size < c.patch) reader.problem(concat("image_size is ", c.image_size, ", expected patch_size (", c.patch, ") or more"));
   if (!nn::has_activation(c.activation))
     reader.problem(concat("hidden_act is ", nn::ConfigReader::show(Value(c.activation)), ", which is no activation that is served"));
+  refuse_dropout(reader, {"attention_dropout"});
   reader.finish(defaults.model_type);
   return c;
 }

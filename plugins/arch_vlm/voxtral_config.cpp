@@ -23,8 +23,8 @@ Value default_text() {
 VoxtralConfig read_voxtral_config(const Value& config) {
   nn::ConfigReader reader(config);
   VoxtralConfig c;
-  const Value audio = config_table(reader, "audio_config", Value::table());
-  const Value text = config_table(reader, "text_config", Value::table());
+  const Value audio = config_table(reader, "audio_config");
+  const Value text = config_table(reader, "text_config");
   reader.finish("voxtral");
   c.audio = with_context("audio_config", [&] { return read_audio_config(audio); });
 

@@ -129,6 +129,7 @@ TEST_CASE("configs that ask for what is not served are refused by name") {
   const auto refusal = [&](const Value& c) { return error_of([&] { voxtral.architecture.blueprint(c); }, ErrorCode::Data); };
   CHECK(contains(refusal(config({}, {{"model_type", "whisper"}})), "audio_config.model_type is 'whisper'"));
   CHECK(contains(refusal(config({}, {{"num_attention_heads", 3}})), "hidden_size is 8, expected a multiple"));
+  CHECK(contains(refusal(config({}, {{"activation_dropout", 0.1}})), "activation_dropout is 0.1, expected 0"));
   CHECK(contains(refusal(config({}, {{"intermediate_size", 12}})), "audio_config.intermediate_size is 12, expected a divisor"));
   CHECK(contains(refusal(config({}, {{"activation_function", "snake"}})), "activation_function is \"snake\""));
   CHECK(contains(refusal(config({{"projector_hidden_act", "snake"}})), "projector_hidden_act is \"snake\""));
