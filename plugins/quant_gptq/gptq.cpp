@@ -215,10 +215,17 @@ std::vector<at::Tensor> Gptq::multiply(std::span<const Part> parts, const at::Te
     for (const Part& part : parts) outputs.push_back(multiply_on_device(part, plain));
     return outputs;
   }
-  const at::Tensor plain = with_columns(x.to(at::kFloat), columns).contiguous();
+  const Kernels& kernel = kernels();
+  const auto is_narrow = [&](const Weight& w) {
+    return kernel.multiply_bf16 && x.scalar_type() == at::kBFloat16 && w.bits == 4 && w.group % 8 == 0;
+  };
+  at::Tensor plain[2];  // x in bfloat16, or in float32
   std::vector<int64_t> starts{0};
   for (const Part& part : parts) {
-    inputs.push_back(part.order.defined() ? plain.index_select(1, part.order) : plain);
+    const bool narrow = is_narrow(part.weight);
+    at::Tensor& input = plain[narrow ? 0 : 1];
+    if (!input.defined()) input = with_columns(narrow ? x : x.to(at::kFloat), columns).contiguous();
+    inputs.push_back(part.order.defined() ? input.index_select(1, part.order) : input);
     outputs.push_back(at::empty({m, part.weight.rows}, at::kFloat));
     starts.push_back(starts.back() + part.weight.rows);
   }
@@ -226,8 +233,12 @@ std::vector<at::Tensor> Gptq::multiply(std::span<const Part> parts, const at::Te
   parallel_for(starts.back(), kMultiplyRows, [&](int64_t from, int64_t to) {
     for (size_t i = 0; i < parts.size(); ++i) {
       const int64_t first = std::max(from, starts[i]) - starts[i], last = std::min(to, starts[i + 1]) - starts[i];
-      if (first < last)
-        kernels().multiply(parts[i].weight, inputs[i].const_data_ptr<float>(), m, first, last, outputs[i].mutable_data_ptr<float>());
+      if (first >= last) continue;
+      auto* y = outputs[i].mutable_data_ptr<float>();
+      if (const void* input = inputs[i].const_data_ptr(); is_narrow(parts[i].weight))
+        kernel.multiply_bf16(parts[i].weight, static_cast<const uint16_t*>(input), m, first, last, y);
+      else
+        kernel.multiply(parts[i].weight, static_cast<const float*>(input), m, first, last, y);
     }
   });
   for (auto& y : outputs) y = y.to(x.scalar_type());

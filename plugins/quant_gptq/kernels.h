@@ -61,6 +61,8 @@ struct Kernels {
   void (*dequantize)(const Weight& weight, std::int64_t begin, std::int64_t end, Dtype dtype, void* out, float* scratch);
   // y[i, r] = sum over k of x[i, k] * weight[r, k] for i < m <= kFusedRows and r in [begin, end). x: [m, cols] in the order of the codes; y: [m, rows].
   void (*multiply)(const Weight& weight, const float* x, std::int64_t m, std::int64_t begin, std::int64_t end, float* y);
+  // The same for x in bfloat16, where bits is 4 and group a multiple of 8; null: the processor has no such products.
+  void (*multiply_bf16)(const Weight& weight, const std::uint16_t* x, std::int64_t m, std::int64_t begin, std::int64_t end, float* y);
   // The smallest and the largest value.
   void (*range)(const float* values, std::int64_t count, float& low, float& high);
   void (*quantize_tile)(const Tile& tile);
@@ -74,6 +76,8 @@ std::span<const Kernels* const> available_kernels();
 const Kernels& kernels();
 
 namespace detail {
+// Four bits without taking codes apart one by one; other widths the usual way.
+void multiply_avx512(const Weight& weight, const float* x, std::int64_t m, std::int64_t begin, std::int64_t end, float* y);
 const Kernels& portable_kernels();
 const Kernels& avx2_kernels();
 const Kernels& avx512_kernels();

@@ -183,7 +183,7 @@ void dequantize(const Weight& w, std::int64_t begin, std::int64_t end, Dtype dty
   }
 }
 
-void multiply(const Weight& w, const float* x, std::int64_t m, std::int64_t begin, std::int64_t end, float* y) {
+[[maybe_unused]] void multiply(const Weight& w, const float* x, std::int64_t m, std::int64_t begin, std::int64_t end, float* y) {
   switch (w.bits) {
     case 2: return multiply_rows<2>(w, x, m, begin, end, y);
     case 3: return multiply_rows<3>(w, x, m, begin, end, y);
