@@ -87,7 +87,7 @@ std::string problem_with(const OptionRow& row, const Value& value) {
 
 // A checkpoint's `dynamic` says more than what reading needs.
 Value readable_overrides(const Value& dynamic) {
-  if (!dynamic.is_table()) fail(ErrorCode::Data, "quantization_config: dynamic is ", dynamic.type_name(), ", expected a table");
+  if (!dynamic.is_table()) fail(ErrorCode::Data, "dynamic is ", dynamic.type_name(), ", expected a table");
   Value result = Value::table();
   for (const auto& [pattern, values] : dynamic.as_table()) {
     Value kept = Value::table();
@@ -148,19 +148,20 @@ void copy_key(const Value& from, const char* key, Value& to, T fallback) {
   to.set(key, value ? *value : Value(fallback));
 }
 
-}  // namespace
+[[noreturn]] void fail_without_order(const std::string& module) {
+  fail(ErrorCode::Data, "tensor '", module,
+       ".g_idx' is missing: where columns are ordered by activation nothing else says which of them share a scale");
+}
 
-std::optional<Value> Gptq::recognise(const Value& config, const TensorSource& file) const {
-  const std::string method = config.string_or("quant_method", config.string_or("method", "gptq"));
-  if (method != "gptq" || !config.find_set("bits")) return std::nullopt;
+// What a quantization_config says about reading, as options of the quantizer.
+Value readable_options(const Value& config) {
   const std::string format = config.string_or("checkpoint_format", config.string_or("format", "gptq"));
   if (format != "gptq" && format != "gptq_v2")
-    fail(ErrorCode::Data, "quantization_config: checkpoint_format is \"", format,
-         "\", expected \"gptq\" or \"gptq_v2\"; GPTQModel converts others");
+    fail(ErrorCode::Data, "checkpoint_format is \"", format, "\", expected \"gptq\" or \"gptq_v2\"; GPTQModel converts others");
   if (const std::string pack = config.string_or("pack_dtype", "int32"); pack != "int32")
-    fail(ErrorCode::Data, "quantization_config: pack_dtype is \"", pack, "\", expected \"int32\"");
+    fail(ErrorCode::Data, "pack_dtype is \"", pack, "\", expected \"int32\"");
   if (config.bool_or("is_marlin_format", false))
-    fail(ErrorCode::Data, "quantization_config: is_marlin_format: weights in Marlin's order are not read; GPTQModel converts them");
+    fail(ErrorCode::Data, "is_marlin_format: weights in Marlin's order are not read; GPTQModel converts them");
   Value options = Value::table();
   options.set("bits", config.at("bits"));
   copy_key(config, "group_size", options, 128);
@@ -168,21 +169,35 @@ std::optional<Value> Gptq::recognise(const Value& config, const TensorSource& fi
   copy_key(config, "sym", options, true);
   options.set("format", format);
   if (const Value* dynamic = config.find_set("dynamic")) options.set("dynamic", readable_overrides(*dynamic));
-  // What is said for the making only.
-  for (const char* key : {"damp_percent", "true_sequential"})
-    if (const Value* value = config.find_set(key)) options.set(key, *value);
-  for (const OptionRow& row : option_table().rows)
+  for (const OptionRow& row : option_table().rows) {
     if (const Value* value = options.find(row.name))
       if (const std::string problem = problem_with(row, *value); !problem.empty())
-        fail(ErrorCode::Data, "quantization_config: ", row.name, ": ", problem, ": `host plugins describe gptq` lists what is read");
+        fail(ErrorCode::Data, row.name, ": ", problem, ": `host plugins describe gptq` lists what is read");
+    // Said for the making only: kept for the next file, where it makes sense here.
+    if (row.name == "damp_percent" || row.name == "true_sequential")
+      if (const Value* value = config.find_set(row.name); value && problem_with(row, *value).empty()) options.set(row.name, *value);
+  }
+  return options;
+}
+
+}  // namespace
+
+std::optional<Value> Gptq::recognise(const Value& config, const TensorSource& file) const {
+  Value options;
+  bool needs_order = false;
+  const bool is_ours = with_context("quantization_config", [&] {
+    if (config.string_or("quant_method", config.string_or("method", "gptq")) != "gptq" || !config.find_set("bits")) return false;
+    options = readable_options(config);
+    needs_order = options.at("desc_act").as_bool() && !config.bool_or("static_groups", false);
+    return true;
+  });
+  if (!is_ours) return std::nullopt;
   // Where the data orders columns, it counts: desc_act with static groups has plain ones, and some files forget to say desc_act.
   bool reordered = false;
-  const bool needs_order = options.at("desc_act").as_bool() && !config.bool_or("static_groups", false);
   for (const std::string& name : file.names()) {
     if (needs_order && name.ends_with(".qweight")) {
-      const std::string g_idx = name.substr(0, name.size() - std::string_view("qweight").size()) + "g_idx";
-      if (!file.has(g_idx))
-        fail(ErrorCode::Data, "tensor '", g_idx, "' is missing: with desc_act = true nothing else says which columns share a scale");
+      const std::string module = name.substr(0, name.size() - std::string_view(".qweight").size());
+      if (!file.has(module + ".g_idx")) fail_without_order(module);
     } else if (!reordered && name.ends_with(".g_idx")) {
       const at::Tensor g_idx = file.read(name).to(at::kInt).contiguous();
       reordered = !std::is_sorted(g_idx.const_data_ptr<int32_t>(), g_idx.const_data_ptr<int32_t>() + g_idx.numel());
@@ -258,6 +273,8 @@ Tensors Gptq::read_module(const SlotSpec& slot, const Layout& layout, const std:
     order.narrow(0, 0, slot.in).copy_(order_of(g_idx, s.group, name + ".g_idx"));
     if (!s.is_reordered() && !is_plain(g_idx, s.group))
       fail(ErrorCode::Data, "tensor '", name, ".g_idx' orders columns by activation, but the quantization config says desc_act = false");
+  } else if (s.is_reordered()) {
+    fail_without_order(name);
   }
   if (s.is_reordered()) {
     const int32_t* place = order.const_data_ptr<int32_t>();

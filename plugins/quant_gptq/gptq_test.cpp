@@ -155,6 +155,7 @@ TEST_CASE("damaged packed weights are refused, each with its own message") {
   CHECK(has(message([](auto& t) { t[kBase + ".qweight"] = at::zeros({7, 32}, at::kInt); }), "expected Int [8, 32]"));
   CHECK(has(message([](auto& t) { t[kBase + ".qzeros"] = at::zeros({2, 5}, at::kInt); }), "expected Int [2, 4]"));
   CHECK(has(message([](auto& t) { t[kBase + ".scales"][0][3] = NAN; }), "not finite"));
+  CHECK(has(message([](auto& t) { t.erase(kBase + ".g_idx"); }), "up_proj.g_idx' is missing"));
   CHECK(has(message([](auto& t) { t[kBase + ".g_idx"][3] = 2; }), "group 2, expected 0 to 1"));
   CHECK(has(message([](auto& t) { t[kBase + ".g_idx"][3] = -1; }), "group -1"));
   CHECK(has(message([](auto& t) { t[kBase + ".g_idx"].zero_(); }), "64 columns into group 0"));
@@ -272,6 +273,11 @@ TEST_CASE("configs in the forms that others write are recognised; the data says 
   CHECK_THROWS_WITH(q.recognise(config, without), doctest::Contains("up_proj.g_idx' is missing"));
   config.set("static_groups", true);
   CHECK(q.recognise(config, without).has_value());
+  config.set("damp_percent", 0), config.set("true_sequential", false);
+  CHECK(q.recognise(config, without)->find("damp_percent") == nullptr);  // of no use here, and no obstacle to reading
+  CHECK_FALSE(q.recognise(config, without)->at("true_sequential").as_bool());
+  config.set("static_groups", "yes");
+  CHECK_THROWS_WITH(q.recognise(config, without), doctest::Contains("quantization_config: 'static_groups'"));
   const Value own = q.quantization_config({"lm_head", "model.layers.1.mlp.up_proj"}, at::kBFloat16);
   const auto options = q.recognise(own, ordered);
   REQUIRE(options.has_value());

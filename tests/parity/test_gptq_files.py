@@ -270,7 +270,7 @@ def test_packed_output_head(tmp_path):
 
 
 # What is changed in a file, and what the error says. The name of the damaged module is in each.
-UP = "model.layers.1.mlp.up_proj"
+UP, GATE = "model.layers.1.mlp.up_proj", "model.layers.1.mlp.gate_proj"
 
 
 def change(suffix, make):
@@ -288,7 +288,8 @@ CONTRADICTIONS = {
     "bits that no reader knows": (set_config(bits=5), "bits: 5 is none of its choices"),
     "bits in words": (set_config(bits="4"), "bits: expected"),
     "sym": (lambda tensors, config: tensors.update({f"{UP}.qzeros": tensors[f"{UP}.qzeros"] ^ 0x30}), "sym = true: expected 7 everywhere .* or 8"),
-    "order without g_idx": (lambda tensors, config: (tensors.pop(f"{UP}.g_idx"), config.update(desc_act=True)), r"up_proj\.g_idx' is missing: with desc_act = true"),
+    "order without g_idx": (lambda tensors, config: (tensors.pop(f"{UP}.g_idx"), config.update(desc_act=True)), r"up_proj\.g_idx' is missing: where columns are ordered"),
+    "one g_idx too few": (lambda tensors, config: (tensors.pop(f"{UP}.g_idx"), tensors.update({f"{GATE}.g_idx": tensors[f"{GATE}.g_idx"].roll(1)})), r"up_proj\.g_idx' is missing"),
     "g_idx of another length": (change("g_idx", lambda t: t[:-1].contiguous()), r"up_proj\.g_idx' is Int \[87\], expected Int \[88\]"),
     "g_idx of another dtype": (change("g_idx", lambda t: t.long()), r"up_proj\.g_idx' is Long"),
     "words of another width": (set_config(pack_dtype="int16"), 'pack_dtype is "int16", expected "int32"'),
