@@ -12,9 +12,9 @@ namespace tenon::vlm {
 namespace {
 
 // What waits in the state while the tower runs.
-const std::string kEmbedded = "mllama.text";    // embedded tokens [B, T, hidden]
-const std::string kIds = "mllama.ids";      // of aspect ratios, [pictures] int64
-const std::string kTiles = "mllama.tiles";  // of each picture, [pictures] int64
+const std::string kEmbedded = "mllama.text";  // embedded tokens [B, T, hidden]
+const std::string kIds = "mllama.ids";        // of aspect ratios, [pictures] int64
+const std::string kTiles = "mllama.tiles";    // of each picture, [pictures] int64
 std::string feature_name(int64_t layer) { return concat("mllama.feature.", layer); }
 
 std::vector<int64_t> numbers(const at::Tensor& tensor) {
