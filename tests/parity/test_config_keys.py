@@ -294,3 +294,30 @@ def test_media(family, seed, tmp_path):
     with torch.no_grad():
         expected = model(input_ids=ids, **media, **told).logits
     assert tiny.relative_error(llava_next.host_logits(recipe_of(tmp_path), ids, media), expected) <= TOLERANCE, config
+
+
+# As published; only widths and vocabularies are cut down. (mllama's, lfm2_vl's and voxtral's: in their own tests.)
+REAL = {
+    "llava": ("llava_1.5_7b_hf", {"image_token_index": len(vlm.WORDS) + 4}, {"hidden_size": 64, "intermediate_size": 80, "vocab_size": len(vlm.WORDS) + 12}, {"hidden_size": 32, "intermediate_size": 40}),
+    "qwen2_vl": ("qwen2_vl_2b", {"hidden_size": 256, "num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 80, "vocab_size": len(qwen.VOCABULARY) + 5, "bos_token_id": 1, "eos_token_id": 2,
+                                 "image_token_id": qwen.IMAGE, "video_token_id": qwen.VIDEO, "vision_start_token_id": qwen.VOCABULARY["<|vision_start|>"], "vision_end_token_id": qwen.VOCABULARY["<|vision_end|>"]},
+                 {}, {"embed_dim": 64, "hidden_size": 256}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", REAL)
+def test_real_config_made_small(family, tmp_path):
+    name, outer, text, vision = REAL[family]
+    source = tiny.SHARED / "data" / "configs" / f"{name}.json"
+    if not source.exists():
+        pytest.skip(f"{source} is not there")
+    config = json.loads(source.read_text()) | outer
+    config["vision_config"] |= vision
+    if text:
+        config["text_config"] |= text
+    auto, _, inputs = FAMILIES[family]
+    model = read_model(tmp_path / "model", config, auto, 0)
+    ids, media, told = inputs(model, 0, (0, 2, 1))
+    with torch.no_grad():
+        expected = model(input_ids=ids, **media, **told).logits
+    assert tiny.relative_error(llava_next.host_logits(recipe_of(tmp_path), ids, media), expected) <= TOLERANCE
