@@ -132,10 +132,10 @@ ExportReport export_packed(LoadedModel& model, const ExportOptions& options) {
   const std::vector<FileTensor> layout = file_layout(request);
   const bool untied = std::any_of(blueprint.slots.begin(), blueprint.slots.end(), request.write_tied);
 
-  // Readers quantize every linear module that this list does not name, so it names them all, tied heads included.
+  // Readers quantize every linear module that this list does not name, so it names them all, tied heads and experts included.
   std::vector<std::string> skipped;
   for (const auto& slot : blueprint.slots)
-    if (slot.kind == SlotKind::Linear && !packer.packs(slot)) skipped.push_back(slot.path);
+    if ((slot.kind == SlotKind::Linear || slot.kind == SlotKind::Experts) && !packer.packs(slot)) skipped.push_back(slot.path);
   Value quantization = packer.config(skipped, dtype);
 
   std::vector<TensorSpec> specs;

@@ -333,9 +333,12 @@ Value Gptq::quantization_config(const std::vector<std::string>& skipped_modules,
   for (const std::string& path : skipped_modules) {
     packs_head = packs_head && !path.ends_with("lm_head");
     if (overrides_.excludes(path) || path.find(".layers.") == std::string::npos) continue;
+    // Experts are modules of their own there, one by one, and what they lie in has another name in each release.
+    const size_t experts = path.find(".experts.");
+    const std::string block = path.substr(0, path.find('.', path.find(".layers.") + 8));
     std::string pattern = "-:";
-    for (const char c : path) pattern += c == '.' ? std::string("\\.") : std::string(1, c);
-    dynamic.set(pattern + "$", Value::table());
+    for (const char c : experts == std::string::npos ? path : block) pattern += c == '.' ? std::string("\\.") : std::string(1, c);
+    dynamic.set(pattern + (experts == std::string::npos ? "$" : "\\..*experts\\."), Value::table());
   }
   if (options_.dynamic.is_table())
     for (const auto& [pattern, values] : options_.dynamic.as_table()) dynamic.set(pattern, values);

@@ -230,6 +230,12 @@ def test_experts_on_load_stay_dense_by_name(model_type, tmp_path):
     tiny.run_host("export", recipe, "--to", tmp_path / "packed", "--format", "gptq")
     tensors = load_file(tmp_path / "packed" / "model.safetensors")
     assert sum(name.endswith(".qweight") for name in tensors) == 8
+    # GPTQModel packs every linear module that `dynamic` does not exclude, by re.match, and an expert's projections are such modules there.
+    excluded = [pattern[2:] for pattern in json.loads((tmp_path / "packed" / "config.json").read_text())["quantization_config"]["dynamic"] if pattern.startswith("-:")]
+    for name in tensors:
+        module = name.rsplit(".", 1)[0]
+        for spelling in {module, module.replace("block_sparse_moe", "mlp")}:
+            assert any(re.match(pattern, spelling) for pattern in excluded) == (".experts." in module), spelling
     with torch.no_grad():
         expected = with_packed(tiny.load_reference(tmp_path / "model").eval(), tensors, 4)(IDS, use_cache=False).logits
     assert tiny.relative_error(tiny.host_logits(read_recipe(tmp_path / "packed", tmp_path), IDS), expected) <= TOLERANCE
