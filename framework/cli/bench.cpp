@@ -107,7 +107,7 @@ void bench_train(LoadedModel& model, const Recipe& recipe, Registry& registry) {
     clear_gradients(optimizer.parameters());
     const double seconds = seconds_since(start);
     print_line(fmt::format("step {}: {:.2f} s, {:.1f} token/s, peak RSS {:.0f} MB", step, seconds, kTokens / seconds,
-                      megabytes(host_memory_peak())));
+                           megabytes(host_memory_peak())));
   }
 }
 
@@ -127,8 +127,8 @@ void bench(const Recipe& recipe, Registry& registry, const std::vector<std::stri
   reset_host_memory_peak();
   const auto start = Clock::now();
   const auto model = load_model({.recipe = &recipe, .registry = &registry, .for_training = wants("train")});
-  print_line(fmt::format("load {:.2f} s, weights {:.0f} MB, peak RSS {:.0f} MB", seconds_since(start), megabytes(model->plan.totals.weights),
-                    megabytes(host_memory_peak())));
+  print_line(fmt::format("load {:.2f} s, weights {:.0f} MB, peak RSS {:.0f} MB", seconds_since(start),
+                         megabytes(model->plan.totals.weights), megabytes(host_memory_peak())));
   if (wants("decode")) bench_decode(*model, {.prompts = {random_ids(*model, 32)}, .settings = {}});
   for (const auto& part : work)
     if (part.starts_with(vision)) bench_vision(*model, part.substr(vision.size()));

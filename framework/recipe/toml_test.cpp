@@ -45,7 +45,8 @@ TEST_CASE("toml++ may be surprised, its users are not") {
 }
 
 TEST_CASE("a line of a string that goes on with a letter outside ASCII") {
-  for (const char* letter : {"\xc2\xa1", "\xc3\xa9", "\xd2\x99", "\xe1\xa0\x80", "\xe2\x81\xa1", "\xe3\x80\x81", "\xef\xbb\xbf\xef\xbb\xbe", "\xf0\x9f\x98\x80"}) {
+  for (const char* letter : {"\xc2\xa1", "\xc3\xa9", "\xd2\x99", "\xe1\xa0\x80", "\xe2\x81\xa1", "\xe3\x80\x81", "\xef\xbb\xbf\xef\xbb\xbe",
+                             "\xf0\x9f\x98\x80"}) {
     CAPTURE(letter);
     const std::string want = letter[0] == '\xef' ? "\xef\xbb\xbe" : letter;  // a byte order mark counts as white space
     CHECK(parse_toml(concat("a = \"\"\"b \\\n  ", letter, "\"\"\""), "r.toml").at("a").as_string() == "b " + want);

@@ -100,8 +100,8 @@ TENON_GPTQ_INLINE void multiply_tile(const Weight& w, const Layout& at, const fl
 }
 
 template <bool kShared, int kN>
-TENON_GPTQ_INLINE void multiply_some(const Weight& w, const Layout& at, const float* packed, std::int64_t m, std::int64_t row, std::int64_t first,
-                   std::int64_t last, float* y) {
+TENON_GPTQ_INLINE void multiply_some(const Weight& w, const Layout& at, const float* packed, std::int64_t m, std::int64_t row,
+                                     std::int64_t first, std::int64_t last, float* y) {
   std::int64_t i = 0;
   for (; i + 4 <= m; i += 4) multiply_tile<kShared, kN, 4>(w, at, packed, m, i, row, first, last, y);
   for (; i + 2 <= m; i += 2) multiply_tile<kShared, kN, 2>(w, at, packed, m, i, row, first, last, y);

@@ -29,8 +29,8 @@ constexpr Values kValues = [] {
 }();
 
 struct Packed {
-  alignas(64) std::uint16_t x[kFusedRows * kPanel];       // [group][m][j][word], zero behind the last column
-  alignas(64) float sums[kFusedRows * kPanel / 8];        // [group][m][dword]: of the 8 columns that a dword of codes stands for
+  alignas(64) std::uint16_t x[kFusedRows * kPanel];  // [group][m][j][word], zero behind the last column
+  alignas(64) float sums[kFusedRows * kPanel / 8];   // [group][m][dword]: of the 8 columns that a dword of codes stands for
 };
 
 void pack(const std::uint16_t* x, std::int64_t stride, std::int64_t m, std::int64_t cols, Packed& to) {
@@ -71,8 +71,8 @@ TENON_GPTQ_INLINE void lane_factors(const Weight& w, const Layout& at, std::int6
 // kN rows of the weight with kM of x, columns [first, last): added to y. The order of operations for one y is the same for all kN and kM.
 // kShared: 128 columns have one scale and zero; otherwise each lane its own, and its zero is taken from the sum.
 template <bool kShared, int kN, int kM>
-TENON_GPTQ_INLINE void multiply_tile(const Weight& w, const Layout& at, const Packed& packed, std::int64_t m, std::int64_t i0, std::int64_t row,
-                                     std::int64_t first, std::int64_t last, float* y) {
+TENON_GPTQ_INLINE void multiply_tile(const Weight& w, const Layout& at, const Packed& packed, std::int64_t m, std::int64_t i0,
+                                     std::int64_t row, std::int64_t first, std::int64_t last, float* y) {
   __m512 total[kN][kM];
   TENON_UNROLL
   for (int n = 0; n < kN; ++n) TENON_UNROLL
@@ -124,8 +124,8 @@ TENON_GPTQ_INLINE void multiply_tile(const Weight& w, const Layout& at, const Pa
 }
 
 template <bool kShared, int kN>
-TENON_GPTQ_INLINE void multiply_some(const Weight& w, const Layout& at, const Packed& packed, std::int64_t m, std::int64_t row, std::int64_t first,
-                                     std::int64_t last, float* y) {
+TENON_GPTQ_INLINE void multiply_some(const Weight& w, const Layout& at, const Packed& packed, std::int64_t m, std::int64_t row,
+                                     std::int64_t first, std::int64_t last, float* y) {
   std::int64_t i = 0;
   for (; i + 4 <= m; i += 4) multiply_tile<kShared, kN, 4>(w, at, packed, m, i, row, first, last, y);
   for (; i + 2 <= m; i += 2) multiply_tile<kShared, kN, 2>(w, at, packed, m, i, row, first, last, y);

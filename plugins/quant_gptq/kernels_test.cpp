@@ -1,7 +1,7 @@
 #include "kernels.h"
 
-#include <bit>
 #include <doctest/doctest.h>
+#include <bit>
 
 #include <algorithm>
 #include <cmath>
@@ -123,7 +123,8 @@ TEST_CASE("every fused product agrees with the definition for one to sixteen row
           std::vector<uint16_t> x_narrow;
           for (auto& v : x) {
             v = static_cast<float>(static_cast<double>(random()) / 4294967296.0 - 0.5);
-            if (narrow) v = std::bit_cast<float>(uint32_t{x_narrow.emplace_back(static_cast<uint16_t>(std::bit_cast<uint32_t>(v) >> 16))} << 16);
+            if (narrow)
+              v = std::bit_cast<float>(uint32_t{x_narrow.emplace_back(static_cast<uint16_t>(std::bit_cast<uint32_t>(v) >> 16))} << 16);
           }
           narrow ? k->multiply_bf16(s.weight, x_narrow.data(), m, 1, 6, y.data()) : k->multiply(s.weight, x.data(), m, 1, 6, y.data());
           double worst = 0, scale = 0;
@@ -142,6 +143,6 @@ TEST_CASE("every fused product agrees with the definition for one to sixteen row
           CAPTURE(narrow);
           CAPTURE(cols);
           CHECK(worst <= (cols > 1000 ? 1e-5 : 2e-6) * scale);  // float32 sums: about as many roundings as the square root of the products
-          CHECK(y[0] == -1.0f);          // a row that was not asked for
+          CHECK(y[0] == -1.0f);                                 // a row that was not asked for
         }
 }

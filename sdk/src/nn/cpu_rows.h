@@ -25,6 +25,7 @@
 namespace tenon::nn::rows {
 
 constexpr int64_t kLanes = 16;
+constexpr int64_t kSerialElements = 16384;  // less work than this is not worth a second thread
 typedef float F16 __attribute__((vector_size(64)));
 typedef uint32_t U16 __attribute__((vector_size(64)));
 typedef int32_t I16 __attribute__((vector_size(64)));

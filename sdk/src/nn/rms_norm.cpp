@@ -21,8 +21,6 @@ namespace {
 using at::BFloat16;
 using at::Half;
 
-constexpr int64_t kRowsElements = 16384;  // the least work worth a thread
-
 // x and y: rows of `width`; weight: float32; scales: one 1 / rms for each row, or null.
 struct Forward {
   const void* x;
@@ -129,8 +127,8 @@ const Kernels* find_kernels(const at::Tensor& x, at::ScalarType y) {
 
 template <class Job>
 void over_rows(void (*kernel)(const Job&, int64_t, int64_t), const Job& job, int64_t rows) {
-  if (rows * job.width <= kRowsElements) return kernel(job, 0, rows);
-  parallel_for(rows, (kRowsElements + job.width - 1) / job.width, [&](int64_t begin, int64_t end) { kernel(job, begin, end); });
+  if (rows * job.width <= rows::kSerialElements) return kernel(job, 0, rows);
+  parallel_for(rows, (rows::kSerialElements + job.width - 1) / job.width, [&](int64_t begin, int64_t end) { kernel(job, begin, end); });
 }
 
 // Contiguous and float32, without a copy where it already is.

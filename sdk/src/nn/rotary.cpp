@@ -16,7 +16,6 @@
 namespace tenon::nn {
 
 namespace {
-constexpr int64_t kRowsElements = 16384;  // the least work worth a thread
 
 // One row: the heads of one token. Strides in elements; direction -1 turns back.
 struct Turn {
@@ -92,10 +91,10 @@ at::Tensor turn(const at::Tensor& x_in, const at::Tensor& cos_in, const at::Tens
                    .table_batch = sin.size(0) == 1 ? 0 : sin.stride(0),
                    .table_token = sin.stride(1),
                    .direction = direction};
-    if (rows * elements <= kRowsElements)
+    if (rows * elements <= rows::kSerialElements)
       kernel(job, 0, rows);
     else
-      parallel_for(rows, (kRowsElements + elements - 1) / elements, [&](int64_t begin, int64_t end) { kernel(job, begin, end); });
+      parallel_for(rows, (rows::kSerialElements + elements - 1) / elements, [&](int64_t begin, int64_t end) { kernel(job, begin, end); });
     return y;
   }
   const at::Tensor wide = x_in.narrow(-1, 0, rotary_dim).to(at::kFloat);
