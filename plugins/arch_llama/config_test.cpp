@@ -186,6 +186,7 @@ TEST_CASE("what would run wrong is refused by name") {
        "use_sliding_window and sliding_window give no window"},
       {"qwen2", {"use_sliding_window", nullptr}, "use_sliding_window is null"},
       {"llama", {"is_causal", false}, "is_causal is false, expected true"},
+      {"qwen2", {"per_layer_config", table({{"1", table({{"rms_norm_eps", 0.1}})}})}, "per_layer_config is set"},
       {"qwen3", {"attention_dropout", 0.1}, "attention_dropout is 0.1, expected 0: dropout inside a model is not supported"},
       {"phi3", {"resid_pdrop", 0.1}, "resid_pdrop is 0.1, expected 0"},
       {"llama", {"architectures", Value::List{"LlamaForSequenceClassification"}}, "architectures names \"LlamaForSequenceClassification\""},

@@ -116,7 +116,7 @@ void read_text(const Value& given, MllamaConfig& c) {
   c.text = Value::table();
   // Keys of llama's that this class does not have are not llama's to act on.
   for (const auto& [key, value] : defaults.as_table()) c.text.set(key, given.find(key) ? *given.find(key) : value);
-  for (const char* key : {"rope_parameters", "rope_scaling", "rope_theta", "is_causal", "dtype", "torch_dtype"})
+  for (const char* key : {"rope_parameters", "rope_scaling", "rope_theta", "is_causal", "per_layer_config", "dtype", "torch_dtype"})
     if (const Value* value = given.find(key)) c.text.set(key, *value);
   if (!says_theta(given)) c.text.set("rope_theta", kTheta);
   c.text.set("model_type", "llama");
