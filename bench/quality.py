@@ -176,10 +176,10 @@ def measure(model, folder, gptqmodel):
     windows = [stream[s : s + length] for s in starts]
     found = {}
     config = json.loads((source / "config.json").read_text())
-    # The host leaves layers of other sizes dense, GPTQModel pads them: the two would not do the same.
-    takes_gptq = config["hidden_size"] % 32 == config["intermediate_size"] % 32 == 0
+    # Elsewhere the host leaves 3 bits dense, because GPTQModel's packer ends with an IndexError.
+    takes_3_bits = config["hidden_size"] % 32 == config["intermediate_size"] % 32 == 0
     for label, (options, peer) in CASES.items():
-        if peer == "gptqmodel" and not takes_gptq:
+        if peer == "gptqmodel" and options["bits"] == 3 and not takes_3_bits:
             continue
         case = folder / label.replace(" ", "_").replace(",", "")
         case.mkdir()

@@ -131,6 +131,13 @@ PluginEntry linked_entry(const std::string& id) {
   fail(ErrorCode::Internal, "plugin ", id, " is in the list of libtenon.so, but not in its code");
 }
 
+// An exception out of a static constructor would pass through the C library's loader while that holds its locks: the process ends here instead, and the
+// breadcrumb says where. The pointer is volatile because dlopen is declared to throw nothing, and the compiler would believe it.
+void map_library(const std::filesystem::path& file) noexcept {
+  void* (*volatile open)(const char*, int) = ::dlopen;
+  open(file.c_str(), RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
+}
+
 }  // namespace
 
 PluginEntry open_plugin(const PluginFile& file) {
@@ -141,6 +148,7 @@ PluginEntry open_plugin(const PluginFile& file) {
   // A stable plugin names no library of LibTorch's: it finds the functions of the one that is here, once they are there for all to see.
   if (is_stable) static_cast<void>(::dlopen("libtorch_cpu.so", RTLD_LAZY | RTLD_NOLOAD | RTLD_GLOBAL));
   try {
+    call_plugin(file.id(), "load", file.path.string(), [&] { map_library(file.path); });  // what does not map is told by the next line
     // Never unmapped (RTLD_NODELETE): the handle itself may go.
     const auto mode = static_cast<type>(RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
     boost::dll::shared_library library(file.path, mode);

@@ -84,6 +84,12 @@ TEST_CASE("faults of loading and registering") {
                  {"changes_environment", "load.global_state", "fail"}});
 }
 
+TEST_CASE("a process that ends while a plugin is loaded says which plugin") {
+  const auto run = run_host({"plugins", "describe", "org.example.throws_in_constructor", "--plugin", bad_plugin("throws_in_constructor")});
+  CAPTURE(run.err);
+  CHECK(run.err.find("abort in plugin org.example.throws_in_constructor, call load") != std::string::npos);
+}
+
 TEST_CASE("faults of options") {
   expect_caught({{"throws_in_make", "options.defaults", "fail"},
                  {"undocumented_option", "options.docs", "fail"},
