@@ -65,8 +65,8 @@ TENON_GPTQ_INLINE float lane_sum(__m256 v) {
 
 // kN rows of the weight with kM of x, columns [first, last): added to y. The order of operations for one y is the same for all kN and kM.
 template <bool kShared, int kN, int kM>
-TENON_GPTQ_INLINE void multiply_tile(const Weight& w, const Layout& at, const Packed& packed, std::int64_t m, std::int64_t i0, std::int64_t row,
-                                     std::int64_t first, std::int64_t last, float* y) {
+TENON_GPTQ_INLINE void multiply_tile(const Weight& w, const Layout& at, const Packed& packed, std::int64_t m, std::int64_t i0,
+                                     std::int64_t row, std::int64_t first, std::int64_t last, float* y) {
   const __m256i nibble = _mm256_set1_epi32(15);
   __m256 total[kN][kM];
   TENON_UNROLL
@@ -116,8 +116,8 @@ TENON_GPTQ_INLINE void multiply_tile(const Weight& w, const Layout& at, const Pa
 }
 
 template <bool kShared, int kN>
-TENON_GPTQ_INLINE void multiply_some(const Weight& w, const Layout& at, const Packed& packed, std::int64_t m, std::int64_t row, std::int64_t first,
-                                     std::int64_t last, float* y) {
+TENON_GPTQ_INLINE void multiply_some(const Weight& w, const Layout& at, const Packed& packed, std::int64_t m, std::int64_t row,
+                                     std::int64_t first, std::int64_t last, float* y) {
   std::int64_t i = 0;
   for (; i + 2 <= m; i += 2) multiply_tile<kShared, kN, 2>(w, at, packed, m, i, row, first, last, y);
   if (i < m) multiply_tile<kShared, kN, 1>(w, at, packed, m, i, row, first, last, y);
