@@ -93,6 +93,13 @@ const Overrides::Rule* Overrides::find(const std::string& name) const {
 
 const Overrides::Rule* Overrides::find(const SlotSpec& slot) const {
   if (rules_.empty()) return nullptr;
+  const std::scoped_lock lock(mutex_);
+  const auto [known, is_new] = found_.try_emplace(slot.path, nullptr);
+  if (is_new) known->second = search(slot);
+  return known->second;
+}
+
+const Overrides::Rule* Overrides::search(const SlotSpec& slot) const {
   if (const Rule* rule = find(slot.path)) return rule;
   for (const auto& modules : file_modules(slot, 1))
     if (const Rule* rule = find(modules.front())) return rule;

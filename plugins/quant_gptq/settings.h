@@ -2,8 +2,10 @@
 // What a recipe or a checkpoint says about GPTQ weights, and what that means for one module.
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <regex>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "tenon/options.h"
@@ -58,9 +60,13 @@ class Overrides {
   };
   const Rule* find(const std::string& name) const;
   const Rule* find(const SlotSpec& slot) const;
+  const Rule* search(const SlotSpec& slot) const;
   Settings settings(const SlotSpec& slot, const Rule* rule) const;
   Options options_;
   std::vector<Rule> rules_;
+  // By path: every product asks, and regular expressions are slow. A path means one slot for as long as a quantizer lives.
+  mutable std::mutex mutex_;
+  mutable std::unordered_map<std::string, const Rule*> found_;
 };
 
 // The names under which files may hold a slot's packed weights, one list for each layout in order of preference: one module, or of experts all of them,
