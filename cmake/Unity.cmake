@@ -1,13 +1,22 @@
-# tenon_compile_together(<target> <group> file.cpp ...): these files, four at a time, are one for the compiler, which spares it two thirds of its
-# work: LibTorch's headers are parsed once. They share one anonymous namespace then. Under sanitizers each is compiled alone, which shows that it can be.
+# tenon_compile_together(<target> [<group> file.cpp ...]): these files, or all of the target, are one for the compiler, four at a time, which spares it two
+# thirds of its work: LibTorch's headers are parsed once. They share one anonymous namespace then; CMake leaves alone what has compile options of its own.
+# Under sanitizers each is compiled alone, which shows that it can be.
 include_guard(GLOBAL)
-function(tenon_compile_together target group)
+function(tenon_compile_together target)
   if(TENON_SANITIZE)
     return()
   endif()
   set_target_properties(${target} PROPERTIES UNITY_BUILD ON UNITY_BUILD_MODE GROUP)
+  set(group all)
+  set(files ${ARGN})
+  if(files)
+    list(POP_FRONT files group)
+  else()
+    get_target_property(files ${target} SOURCES)
+    list(FILTER files INCLUDE REGEX "\\.cpp$")
+  endif()
   set(count 0)
-  foreach(file IN LISTS ARGN)
+  foreach(file IN LISTS files)
     math(EXPR number "${count} / 4")
     set_source_files_properties("${file}" TARGET_DIRECTORY ${target} PROPERTIES UNITY_GROUP ${group}${number})
     math(EXPR count "${count} + 1")

@@ -4,10 +4,10 @@
 #include <unistd.h>
 
 #include <atomic>
-#include <chrono>
 #include <cstdio>
 #include <mutex>
 
+#include "base/seconds.h"
 #include "base/text.h"
 
 namespace tenon::host {
@@ -30,8 +30,6 @@ bool on_terminal() {
   static const bool terminal = ::isatty(STDERR_FILENO) == 1;
   return terminal;
 }
-
-double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 }  // namespace
 

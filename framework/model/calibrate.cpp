@@ -4,7 +4,6 @@
 #include <ATen/ops/equal.h>
 
 #include <algorithm>
-#include <chrono>
 #include <list>
 #include <map>
 #include <utility>
@@ -12,6 +11,7 @@
 #include "base/interrupt.h"
 #include "base/json.h"
 #include "base/log.h"
+#include "base/seconds.h"
 #include "base/text.h"
 #include "model/calibration_data.h"
 #include "model/calibration_store.h"
@@ -137,7 +137,7 @@ int64_t hidden_bytes(const Blueprint& blueprint, int64_t tokens, const Precision
 class Calibrating {
  public:
   explicit Calibrating(const CalibrationRequest& request)
-      : request_(request), parts_(request.fill.parts), store_(request.folder), start_(std::chrono::steady_clock::now()) {}
+      : request_(request), parts_(request.fill.parts), store_(request.folder), start_(Clock::now()) {}
 
   CalibrationReport run() {
     at::NoGradGuard no_grad;
@@ -172,7 +172,7 @@ class Calibrating {
   }
 
  private:
-  double seconds() const { return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count(); }
+  double seconds() const { return seconds_since(start_); }
 
   // The hidden states of all samples, in front of the first block.
   void begin() {
@@ -426,7 +426,7 @@ class Calibrating {
   const CalibrationRequest& request_;
   ModelParts& parts_;
   CalibrationStore store_;
-  std::chrono::steady_clock::time_point start_;
+  Clock::time_point start_;
   std::vector<State> states_;
   std::vector<std::pair<Slot*, std::shared_ptr<RememberingFiller>>> remembered_;
   // Of the block at work. A pass holds on to fillers that its slots no longer have, and they to their stages.

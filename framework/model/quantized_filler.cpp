@@ -8,6 +8,7 @@
 
 #include "plugins/registry.h"
 #include "tenon/error.h"
+#include "tenon/nn/experts.h"
 
 namespace tenon::host {
 
@@ -58,15 +59,12 @@ struct QuantizedGrouped : torch::autograd::Function<QuantizedGrouped> {
     auto holder = c10::static_intrusive_pointer_cast<FillerHolder>(ctx->saved_data["filler"].toCapsule());
     const QuantizedFiller& f = *holder->filler;
     const at::Tensor offsets = ctx->saved_data["offsets"].toTensor();
-    const int64_t* first = offsets.const_data_ptr<int64_t>();
     const at::Tensor& dy = grads[0];
     at::Tensor dx = at::empty({dy.size(0), f.spec().in}, dy.options());
-    for (int64_t e = 0; e < f.spec().count; ++e) {
-      const int64_t rows = first[e + 1] - first[e];
-      if (rows == 0) continue;
-      at::Tensor to = dx.narrow(0, first[e], rows);
-      at::mm_out(to, dy.narrow(0, first[e], rows), f.dense_rows(dy.scalar_type(), e, e + 1)[0]);
-    }
+    nn::for_each_expert(offsets, [&](int64_t e, int64_t first, int64_t rows) {
+      at::Tensor to = dx.narrow(0, first, rows);
+      at::mm_out(to, dy.narrow(0, first, rows), f.dense_rows(dy.scalar_type(), e, e + 1)[0]);
+    });
     return {dx, {}, {}};
   }
 };

@@ -1,5 +1,5 @@
 #pragma once
-// What toml++ 3.3 must not see: it would end at the end of the stack, not in an error (found by fuzzing), or read what no TOML is.
+// What toml++ 3.3 must not see, because it would not answer with an error.
 #include <string_view>
 
 #include "tenon/value.h"
@@ -11,7 +11,8 @@ struct TomlTrouble {
   std::string text;  // "" when there is none
 };
 
-// Keys of very many parts ("a.a.a. ...", tables whose destruction recurses as deep), and characters outside ASCII where neither a string nor a comment is (some count as spaces there).
+// Keys of very many parts: "a.a.a. ..." makes tables whose destruction recurses as deep, to the end of the stack (found by fuzzing). Characters outside
+// ASCII where neither a string nor a comment is: some would count as spaces.
 TomlTrouble find_toml_trouble(std::string_view text);
 
 }  // namespace tenon::host

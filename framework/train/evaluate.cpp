@@ -4,7 +4,6 @@
 #include <ATen/ops/sum.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <numeric>
 

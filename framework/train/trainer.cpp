@@ -6,7 +6,6 @@
 #include <torch/csrc/autograd/autograd.h>
 #include <unistd.h>
 
-#include <chrono>
 #include <cmath>
 #include <filesystem>
 #include <numeric>
@@ -15,6 +14,7 @@
 #include "base/interrupt.h"
 #include "base/json.h"
 #include "base/log.h"
+#include "base/seconds.h"
 #include "base/text.h"
 #include "data/batches.h"
 #include "data/report.h"
@@ -35,8 +35,6 @@ namespace tenon::host {
 namespace fs = std::filesystem;
 
 namespace {
-
-double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 // JSON has no NaN, and a number with 17 digits is no more true than one with 7.
 double rounded(double value) { return std::stod(fmt::format("{:.7g}", value)); }

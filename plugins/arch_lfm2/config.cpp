@@ -101,8 +101,7 @@ Config read_config(const Value& config) {
   read_layers(reader, c);
   c.rotary = nn::read_rotary(reader, c.head_dim, c.max_positions, {.theta = kTheta});
   c.dtype = nn::config_dtype(reader);
-  if (const Value* causal = reader.config().find_set("is_causal"); causal && !(*causal == Value(true)))
-    reader.problem(concat("is_causal is ", nn::ConfigReader::show(*causal), ", expected true: attention to later tokens is not supported"));
+  reader.expect("is_causal", true, "attention to later tokens is not supported");
   refuse_other_heads(reader);
   reader.finish("lfm2");
   return c;

@@ -157,14 +157,10 @@ void read_mixture(nn::ConfigReader& reader, DecoderConfig& c) {
 
 // What a config asks for beside the sizes: run without it, the model would be another one.
 void refuse_unserved(nn::ConfigReader& reader, const Family& family) {
-  if (const Value* causal = reader.config().find_set("is_causal"); causal && !(*causal == Value(true)))
-    reader.problem(concat("is_causal is ", nn::ConfigReader::show(*causal), ", expected true: attention to later tokens is not supported"));
+  reader.expect("is_causal", true, "attention to later tokens is not supported");
   if (const Value* layers = reader.config().find_set("per_layer_config"); layers && !(layers->is_table() && layers->as_table().empty()))
     reader.problem("per_layer_config is set: layers of different configs are not supported");
-  for (const char* key : family.dropouts)
-    if (const Value* share = reader.config().find_set(key); share && !(share->is_number() && share->as_float() == 0))
-      reader.problem(concat(key, " is ", nn::ConfigReader::show(*share),
-                            ", expected 0: dropout inside a model is not supported (model.overrides goes without)"));
+  nn::refuse_dropout(reader, family.dropouts);
 }
 
 void refuse_other_heads(nn::ConfigReader& reader) {

@@ -1,6 +1,5 @@
 #include "audio_config.h"
 
-#include "config_table.h"
 #include "limits.h"
 #include "tenon/nn/activation.h"
 #include "tenon/nn/config_reader.h"
@@ -34,7 +33,7 @@ AudioConfig read_audio_config(const Value& config) {
   if (!nn::has_activation(c.activation))
     reader.problem(
         concat("activation_function is ", nn::ConfigReader::show(Value(c.activation)), ", which is no activation that is served"));
-  refuse_dropout(reader, {"dropout", "attention_dropout", "activation_dropout"});
+  nn::refuse_dropout(reader, {"dropout", "attention_dropout", "activation_dropout"});
   reader.finish(type);
   return c;
 }

@@ -1,7 +1,5 @@
 #pragma once
 // A table inside config.json: "text_config", "vision_config", "audio_config".
-#include <initializer_list>
-
 #include "tenon/nn/config_reader.h"
 
 namespace tenon::vlm {
@@ -13,13 +11,6 @@ inline Value config_table(nn::ConfigReader& reader, const char* key, const Value
   if (value->is_table()) return *value;
   reader.problem(concat(key, " is ", nn::ConfigReader::show(*value), ", expected a table"));
   return fallback;
-}
-
-// Shares that transformers drops while it trains: nothing here drops any.
-inline void refuse_dropout(nn::ConfigReader& reader, std::initializer_list<const char*> keys) {
-  for (const char* key : keys)
-    if (const Value* share = reader.config().find_set(key); share && !(share->is_number() && share->as_float() == 0))
-      reader.problem(concat(key, " is ", nn::ConfigReader::show(*share), ", expected 0: dropout inside a model is not served"));
 }
 
 }  // namespace tenon::vlm

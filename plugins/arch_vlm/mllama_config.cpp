@@ -137,7 +137,7 @@ void read_text(const Value& given, MllamaConfig& c) {
   if (const Value* given_dim = given.find_set("head_dim"); given_dim && !(*given_dim == Value(c.head_dim())))
     reader.problem(concat("head_dim is ", nn::ConfigReader::show(*given_dim), ", expected hidden_size / num_attention_heads (",
                           c.head_dim(), "): this model_type has no other"));
-  refuse_dropout(reader, {"dropout"});
+  nn::refuse_dropout(reader, {"dropout"});
   c.looks.assign(static_cast<size_t>(layers), false);
   for (const int64_t i : integers(reader, "cross_attention_layers").value_or(std::vector<int64_t>{3, 8, 13, 18, 23, 28, 33, 38}))
     if (i >= 0 && i < layers) c.looks[static_cast<size_t>(i)] = true;

@@ -12,9 +12,9 @@ namespace tenon::vlm {
 namespace {
 
 // What waits in the state while the tower runs.
-const std::string kEmbedded = "mllama.text";  // embedded tokens [B, T, hidden]
-const std::string kIds = "mllama.ids";        // of aspect ratios, [pictures] int64
-const std::string kTiles = "mllama.tiles";    // of each picture, [pictures] int64
+const std::string kEmbedded = "mllama.text";     // embedded tokens [B, T, hidden]
+const std::string kIds = "mllama.ids";           // of aspect ratios, [pictures] int64
+const std::string kTileCounts = "mllama.tiles";  // of each picture, [pictures] int64
 std::string feature_name(int64_t layer) { return concat("mllama.feature.", layer); }
 
 std::vector<int64_t> numbers(const at::Tensor& tensor) {
@@ -128,7 +128,7 @@ State MllamaModel::begin(const Batch& batch, Cache* cache) {
   CrossLayers::prepare(state, look(batch.ids, batch.segments, state.past, pictures, marks), pictures.first);
   if (tower.tiles.empty()) return state;
   state.extras[kEmbedded] = state.hidden;
-  state.extras[kIds] = tower.ids, state.extras[kTiles] = at::tensor(tower.tiles, at::kLong);
+  state.extras[kIds] = tower.ids, state.extras[kTileCounts] = at::tensor(tower.tiles, at::kLong);
   state.hidden = tower_.embed(tower);
   return state;
 }
@@ -139,7 +139,7 @@ void MllamaModel::run_block(int stack, int64_t i, State& state) {
 }
 
 void MllamaModel::run_tower(int stack, int64_t i, State& state) const {
-  const std::vector<int64_t> tiles = numbers(state.extras.at(kTiles));
+  const std::vector<int64_t> tiles = numbers(state.extras.at(kTileCounts));
   const auto& kept = config_.vision.feature_layers;
   if (stack == kMllamaTower) {
     state.hidden = tower_.layer(i, state.hidden, tiles);
@@ -157,7 +157,7 @@ void MllamaModel::join(State& state) const {
   CrossLayers::set_features(state, text_->seams().projector({.features = tower_.features(state.hidden, kept)}));
   state.hidden = state.extras.at(kEmbedded);
   for (const int64_t layer : config_.vision.feature_layers) state.extras.erase(feature_name(layer));
-  for (const std::string& name : {kEmbedded, kIds, kTiles}) state.extras.erase(name);
+  for (const std::string& name : {kEmbedded, kIds, kTileCounts}) state.extras.erase(name);
 }
 
 at::Tensor MllamaModel::finish(State& state) {

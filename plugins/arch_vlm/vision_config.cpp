@@ -2,7 +2,6 @@
 
 #include <cmath>
 
-#include "config_table.h"
 #include "limits.h"
 #include "tenon/nn/activation.h"
 #include "tenon/nn/config_reader.h"
@@ -10,6 +9,8 @@
 namespace tenon::vlm {
 
 namespace {
+
+constexpr int64_t kMaxPatches = 1 << 14;
 
 struct Defaults {
   const char* model_type;
@@ -37,7 +38,7 @@ int64_t square(nn::ConfigReader& reader, const char* key, int64_t fallback) {
 
 // As many patches as a square has.
 int64_t read_naflex_size(nn::ConfigReader& reader, int64_t patch) {
-  const int64_t patches = reader.integer("num_patches", 256, 1, kMaxImageSize);
+  const int64_t patches = reader.integer("num_patches", 256, 1, kMaxPatches);
   const auto side = static_cast<int64_t>(std::sqrt(static_cast<double>(patches)));
   if (side * side != patches)
     reader.problem(concat("num_patches is ", patches, ", expected a square number: positions are resized from rows and columns"));
@@ -63,7 +64,7 @@ VisionConfig read(nn::ConfigReader& reader, const Defaults& defaults) {
   if (c.image_size < c.patch) reader.problem(concat("image_size is ", c.image_size, ", expected patch_size (", c.patch, ") or more"));
   if (!nn::has_activation(c.activation))
     reader.problem(concat("hidden_act is ", nn::ConfigReader::show(Value(c.activation)), ", which is no activation that is served"));
-  refuse_dropout(reader, {"attention_dropout"});
+  nn::refuse_dropout(reader, {"attention_dropout"});
   reader.finish(defaults.model_type);
   return c;
 }

@@ -17,6 +17,7 @@
 #include "moments.h"
 #include "solve.h"
 #include "tenon/device.h"
+#include "tenon/nn/experts.h"
 
 namespace tenon::gptq {
 
@@ -188,22 +189,18 @@ std::vector<at::Tensor> Gptq::linear_many(std::span<const Operand> weights, cons
 
 at::Tensor Gptq::grouped(const SlotSpec& slot, const at::Tensor& x, const at::Tensor& offsets, const Tensors& tensors) const {
   const Layout layout = layout_of(slot);
-  const at::Tensor bounds = offsets.to(at::kCPU, at::kLong).contiguous();
-  const int64_t* bound = bounds.const_data_ptr<int64_t>();
   at::Tensor y = at::empty({x.size(0), slot.out}, x.options());
-  for (int64_t e = 0; e < slot.count; ++e) {
-    const int64_t tokens = bound[e + 1] - bound[e];
-    if (tokens == 0) continue;
-    const at::Tensor input = x.narrow(0, bound[e], tokens), output = y.narrow(0, bound[e], tokens);
+  nn::for_each_expert(offsets, [&](int64_t e, int64_t first, int64_t tokens) {
+    const at::Tensor input = x.narrow(0, first, tokens), output = y.narrow(0, first, tokens);
     if (x.is_cpu() && tokens > kFusedRows) {
       output.copy_(at::linear(input, dequantize(slot, tensors, x.scalar_type(), e, e + 1)[0]));
-      continue;
+      return;
     }
     std::vector<Part> parts;
     for (int64_t part = e * layout.parts_each; part < (e + 1) * layout.parts_each; ++part) parts.push_back(part_of(layout, tensors, part));
     const std::vector<at::Tensor> outputs = multiply(parts, input);
     output.copy_(outputs.size() == 1 ? outputs[0] : at::cat(outputs, 1));
-  }
+  });
   return y;
 }
 

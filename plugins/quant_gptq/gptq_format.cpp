@@ -324,6 +324,21 @@ std::vector<NamedTensor> Gptq::pack(const SlotSpec& slot, const Tensors& tensors
   return packed;
 }
 
+namespace {
+
+// A regular expression for the names that a module of the blocks has in files.
+std::string pattern_of(const std::string& path) {
+  constexpr std::string_view kLayers = ".layers.";
+  const bool is_expert = path.find(".experts.") != std::string::npos;
+  // Experts are modules of their own there, one by one, and what they lie in has another name in each release.
+  const std::string known = is_expert ? path.substr(0, path.find('.', path.find(kLayers) + kLayers.size())) : path;
+  std::string pattern;
+  for (const char c : known) pattern += c == '.' ? std::string("\\.") : std::string(1, c);
+  return pattern + (is_expert ? "\\..*experts\\." : "$");
+}
+
+}  // namespace
+
 Value Gptq::quantization_config(const std::vector<std::string>& skipped_modules, at::ScalarType) const {
   Value config = Value::table();
   config.set("bits", options_.bits);
@@ -333,12 +348,7 @@ Value Gptq::quantization_config(const std::vector<std::string>& skipped_modules,
   for (const std::string& path : skipped_modules) {
     packs_head = packs_head && !path.ends_with("lm_head");
     if (overrides_.excludes(path) || path.find(".layers.") == std::string::npos) continue;
-    // Experts are modules of their own there, one by one, and what they lie in has another name in each release.
-    const size_t experts = path.find(".experts.");
-    const std::string block = path.substr(0, path.find('.', path.find(".layers.") + 8));
-    std::string pattern = "-:";
-    for (const char c : experts == std::string::npos ? path : block) pattern += c == '.' ? std::string("\\.") : std::string(1, c);
-    dynamic.set(pattern + (experts == std::string::npos ? "$" : "\\..*experts\\."), Value::table());
+    dynamic.set("-:" + pattern_of(path), Value::table());
   }
   if (options_.dynamic.is_table())
     for (const auto& [pattern, values] : options_.dynamic.as_table()) dynamic.set(pattern, values);

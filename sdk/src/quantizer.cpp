@@ -9,6 +9,7 @@
 #include <algorithm>
 
 #include "tenon/error.h"
+#include "tenon/nn/experts.h"
 
 namespace tenon {
 
@@ -70,15 +71,11 @@ at::Tensor Quantizer::rows(const SlotSpec& slot, const at::Tensor& ids, const Te
 }
 
 at::Tensor Quantizer::grouped(const SlotSpec& slot, const at::Tensor& x, const at::Tensor& offsets, const Tensors& tensors) const {
-  const at::Tensor bounds = offsets.to(at::kCPU, at::kLong).contiguous();
-  const int64_t* bound = bounds.const_data_ptr<int64_t>();
   at::Tensor y = at::empty({x.size(0), slot.out}, x.options());
-  for (int64_t e = 0; e < slot.count; ++e) {
-    const int64_t tokens = bound[e + 1] - bound[e];
-    if (tokens == 0) continue;
+  nn::for_each_expert(offsets, [&](int64_t e, int64_t first, int64_t tokens) {
     const at::Tensor weight = dequantize(slot, tensors, x.scalar_type(), e, e + 1)[0];
-    y.narrow(0, bound[e], tokens).copy_(at::linear(x.narrow(0, bound[e], tokens), weight));
-  }
+    y.narrow(0, first, tokens).copy_(at::linear(x.narrow(0, first, tokens), weight));
+  });
   return y;
 }
 

@@ -97,7 +97,7 @@ class TENON_API Quantizer {
   virtual at::Tensor grad_input(const SlotSpec& slot, const at::Tensor& dy, const Tensors& tensors) const;
   // Embedding look-up: ids of any shape -> [..., in] in `dtype`. Default: dequantizes the distinct rows asked for.
   virtual at::Tensor rows(const SlotSpec& slot, const at::Tensor& ids, const Tensors& tensors, at::ScalarType dtype) const;
-  // Experts: x [tokens, in] sorted by expert, offsets [count + 1] int64 -> [tokens, out] in x's dtype. Rows of such a slot are its experts:
+  // Experts: x [tokens, in] sorted by expert, offsets [count + 1] int64 on the CPU -> [tokens, out] in x's dtype. Rows of such a slot are its experts:
   // dequantize(e, e + 1) gives [1, out, in]. Default: dequantizes one expert after another, those with tokens alone.
   virtual at::Tensor grouped(const SlotSpec& slot, const at::Tensor& x, const at::Tensor& offsets, const Tensors& tensors) const;
 

@@ -77,6 +77,13 @@ std::string ConfigReader::text(const std::string& key, const std::string& fallba
   return fallback;
 }
 
+void ConfigReader::expect(const std::string& key, const Value& only, const std::string& why) {
+  const Value* value = config_->find_set(key);
+  if (!value) return;
+  const bool same = value->is_number() && only.is_number() ? value->as_float() == only.as_float() : *value == only;
+  if (!same) problem(concat(key, " is ", show(*value), ", expected ", show(only), ": ", why));
+}
+
 void ConfigReader::finish(const std::string& model_type) const {
   if (problems_.empty()) return;
   std::string text = concat("config.json (model_type '", model_type, "')");
@@ -84,6 +91,10 @@ void ConfigReader::finish(const std::string& model_type) const {
   text += concat(" has ", problems_.size(), " problems:");
   for (const auto& line : problems_) text += "\n  " + line;
   throw Error(ErrorCode::Data, text);
+}
+
+void refuse_dropout(ConfigReader& reader, const std::vector<const char*>& keys) {
+  for (const char* key : keys) reader.expect(key, 0, "dropout inside a model is not supported, so set it to 0");
 }
 
 at::ScalarType config_dtype(ConfigReader& reader) {

@@ -27,12 +27,12 @@ Routing route(const RouterArgs& args) {
 }
 
 at::Tensor grouped_linear(const at::Tensor& x, const at::Tensor& offsets, const at::Tensor& weight) {
-  const int64_t* first = offsets.const_data_ptr<int64_t>();
   // One node of autograd gives all experts' weights: their gradients become one tensor once.
   const std::vector<at::Tensor> weights = weight.unbind(0);
   std::vector<at::Tensor> parts;
-  for (size_t e = 0; e < weights.size(); ++e)
-    if (const int64_t rows = first[e + 1] - first[e]; rows > 0) parts.push_back(nn::linear(x.narrow(0, first[e], rows), weights[e]));
+  for_each_expert(offsets, [&](int64_t e, int64_t first, int64_t rows) {
+    parts.push_back(nn::linear(x.narrow(0, first, rows), weights[static_cast<size_t>(e)]));
+  });
   if (parts.empty()) return x.new_empty({0, weight.size(1)});
   return parts.size() == 1 ? parts[0] : at::cat(parts);
 }

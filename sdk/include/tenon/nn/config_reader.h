@@ -26,6 +26,8 @@ class TENON_API ConfigReader {
   std::string text(const std::string& key, const std::string& fallback);
   // Absent and null alike: nullopt.
   std::optional<int64_t> optional_integer(const std::string& key, int64_t min, int64_t max);
+  // Absent, null and this value are fine, numbers by their size; another one is a problem, with the reason behind it.
+  void expect(const std::string& key, const Value& only, const std::string& why);
 
   // "hidden_size is 0, expected 1 or more".
   void problem(std::string text) { problems_.push_back(std::move(text)); }
@@ -41,6 +43,9 @@ class TENON_API ConfigReader {
   Value empty_ = Value::table();
   std::vector<std::string> problems_;
 };
+
+// Shares that transformers drops while it trains: nothing here drops any, so they are to be 0.
+TENON_API void refuse_dropout(ConfigReader& reader, const std::vector<const char*>& keys);
 
 // dtype or, in older files, torch_dtype: "bfloat16", "torch.float16", ...; float32 when neither is set.
 TENON_API at::ScalarType config_dtype(ConfigReader& reader);

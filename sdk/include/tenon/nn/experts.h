@@ -12,7 +12,15 @@ namespace tenon::nn {
 // The default of the router seam: softmax over all experts in float32, then the top_k largest.
 TENON_API Routing route(const RouterArgs& args);
 
-// x: [tokens, in], sorted by expert; offsets: [count + 1] int64 on the CPU, the experts' first rows; weight: [count, out, in] -> [tokens, out].
+// Calls body(expert, first row, rows) for each expert that has rows; offsets: [count + 1] int64 on the CPU, the experts' first rows.
+template <class Body>
+void for_each_expert(const at::Tensor& offsets, Body&& body) {
+  const int64_t* first = offsets.const_data_ptr<int64_t>();
+  for (int64_t e = 0; e + 1 < offsets.numel(); ++e)
+    if (const int64_t rows = first[e + 1] - first[e]; rows > 0) body(e, first[e], rows);
+}
+
+// x: [tokens, in], sorted by expert; offsets as above; weight: [count, out, in] -> [tokens, out].
 TENON_API at::Tensor grouped_linear(const at::Tensor& x, const at::Tensor& offsets, const at::Tensor& weight);
 
 // x: [tokens, width] -> [tokens, width of what `experts` returns], in x's dtype: each token's outputs times its weights, added in float32.
