@@ -1,4 +1,4 @@
-// `host __bench RECIPE kernels`: what one quantized product moves, and at which share of the speed of memory.
+// `host __bench RECIPE kernels`: what one quantized product moves, and at which share of the speed of memory; products of many rows beside dense ones.
 #include <ATen/ops/empty.h>
 #include <ATen/ops/sum.h>
 #include <fmt/format.h>
@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <span>
 
 #include "base/seconds.h"
 #include "cli/bench.h"
@@ -19,6 +20,7 @@ namespace {
 
 constexpr int64_t kOut = 5632, kIn = 2048;         // of bench/run.py's model: the weights that make up most of it
 constexpr int64_t kResident = int64_t{512} << 20;  // as many copies, so that every product reads its weight from memory, not from a cache
+constexpr int64_t kManyRows = 512;
 constexpr int kPasses = 5;                         // over all copies; the best counts, as other work on the machine only ever takes away
 
 int64_t bytes_of(const Tensors& tensors) {
@@ -52,6 +54,27 @@ void print(const std::string& name, double seconds, int64_t bytes, double limit)
                  .c_str(),
              stdout);
   std::fflush(stdout);
+}
+
+// Of a training step: the product and its gradient, and both with the dense weight.
+void bench_many_rows(const SlotSpec& slot, const at::Tensor& dense, const Quantizer& quantizer, std::span<const Tensors> copies) {
+  const at::Tensor x = at::empty({kManyRows, slot.in}, at::kBFloat16).normal_(), dy = at::empty({kManyRows, slot.out}, at::kBFloat16).normal_();
+  const at::Tensor dense_of_in = dense.t().contiguous();
+  const auto report = [&](const char* name, auto&& body) {
+    const double seconds = best_seconds([&] {
+                             for (const auto& tensors : copies) body(tensors);
+                           }) /
+                           static_cast<double>(copies.size());
+    std::fputs(fmt::format("product {}: {:.2f} ms, {:.0f} GFLOP/s\n", name, seconds * 1e3,
+                           2e-9 * static_cast<double>(kManyRows * slot.in * slot.out) / seconds)
+                   .c_str(),
+               stdout);
+    std::fflush(stdout);
+  };
+  report("m=512", [&](const Tensors& tensors) { quantizer.linear(slot, x, tensors); });
+  report("m=512, dense", [&](const Tensors&) { nn::linear(x, dense); });
+  report("m=512, gradient", [&](const Tensors& tensors) { quantizer.grad_input(slot, dy, tensors); });
+  report("m=512, gradient, dense", [&](const Tensors&) { nn::linear(dy, dense_of_in); });
 }
 
 }  // namespace
@@ -93,6 +116,7 @@ void bench_kernels(const Recipe& recipe, Registry& registry) {
     for (const auto& tensors : copies) weight = quantizer->dequantize(slot, tensors, at::kBFloat16);
   });
   print("dequantize", seconds / count, resident + static_cast<int64_t>(weight.nbytes()), limit);
+  bench_many_rows(slot, weight, *quantizer, std::span(copies).first(4));
 }
 
 }  // namespace tenon::host

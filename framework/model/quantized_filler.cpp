@@ -3,12 +3,12 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/add.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/mm.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "plugins/registry.h"
 #include "tenon/error.h"
 #include "tenon/nn/experts.h"
+#include "tenon/nn/linear.h"
 
 namespace tenon::host {
 
@@ -62,8 +62,7 @@ struct QuantizedGrouped : torch::autograd::Function<QuantizedGrouped> {
     const at::Tensor& dy = grads[0];
     at::Tensor dx = at::empty({dy.size(0), f.spec().in}, dy.options());
     nn::for_each_expert(offsets, [&](int64_t e, int64_t first, int64_t rows) {
-      at::Tensor to = dx.narrow(0, first, rows);
-      at::mm_out(to, dy.narrow(0, first, rows), f.dense_rows(dy.scalar_type(), e, e + 1)[0]);
+      dx.narrow(0, first, rows).copy_(nn::matmul(dy.narrow(0, first, rows), f.dense_rows(dy.scalar_type(), e, e + 1)[0]));
     });
     return {dx, {}, {}};
   }

@@ -3,7 +3,6 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/embedding.h>
-#include <ATen/ops/linear.h>
 #include <ATen/ops/matmul.h>
 #include <ATen/ops/sqrt.h>
 #include <ATen/ops/sum.h>
@@ -12,6 +11,7 @@
 #include <algorithm>
 
 #include "product.h"
+#include "tenon/nn/linear.h"
 
 namespace tenon::lora {
 
@@ -54,7 +54,7 @@ at::Tensor LoraLinear::add_update(const at::Tensor& x, at::Tensor y) {
   const at::Tensor &a = cast_a_.get(update_.a, x.scalar_type()), &b = cast_b_.get(update_.b, x.scalar_type());
   const double dropout = switches_->training ? update_.dropout : 0;
   if (!at::GradMode::is_enabled() && dropout == 0 && y.is_contiguous()) {
-    const at::Tensor narrow = at::linear(x.reshape({-1, x.size(-1)}), a);
+    const at::Tensor narrow = nn::linear(x.reshape({-1, x.size(-1)}), a);
     y.view({-1, y.size(-1)}).addmm_(narrow, b.t(), 1, update_.scaling);
     return y;
   }
@@ -114,7 +114,7 @@ std::string LoraEmbedding::describe() const { return "lora(" + base_->describe()
 at::Tensor LoraEmbedding::rows(const at::Tensor& ids, at::ScalarType dtype) {
   const at::Tensor base = base_->rows(ids, dtype);
   if (!switches_->enabled) return base;
-  const at::Tensor change = at::linear(at::embedding(update_.a.t(), ids), update_.b) * update_.scaling;
+  const at::Tensor change = nn::linear(at::embedding(update_.a.t(), ids), update_.b) * update_.scaling;
   return (base + change).to(dtype);
 }
 

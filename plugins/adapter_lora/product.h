@@ -5,8 +5,8 @@
 namespace tenon::lora {
 
 // scaling * dropout(x) a^T b^T in x's dtype. x: [..., in]; a: [r, in] and b: [out, r] in float32 (the gradients' dtype) and a_cast, b_cast the same
-// in x's dtype. dropout > 0 draws a mask from the default generator of x's device, with or without gradients alike, so that a block run again
-// from the same generator state drops the same elements.
+// in x's dtype. dropout > 0 draws a mask (tenon/nn/dropout.h), with or without gradients alike, so that a block run again from the same generator
+// state drops the same elements.
 at::Tensor low_rank_product(const at::Tensor& x, const at::Tensor& a, const at::Tensor& b, const at::Tensor& a_cast,
                             const at::Tensor& b_cast, double scaling, double dropout);
 

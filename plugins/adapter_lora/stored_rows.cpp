@@ -2,11 +2,11 @@
 
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/embedding.h>
-#include <ATen/ops/linear.h>
 
 #include <algorithm>
 
 #include "tenon/new_rows.h"
+#include "tenon/nn/linear.h"
 
 namespace tenon::lora {
 
@@ -54,7 +54,7 @@ std::set<std::string> stored_slots(const LoraOptions& options, const Blueprint& 
 at::Tensor StoredRowsFiller::linear(const at::Tensor& x) {
   if (base_) return base_->linear(x);
   const at::Tensor& weight = cast_.get(weight_, x.scalar_type());
-  return bias_.defined() ? at::linear(x, weight, bias_.to(x.scalar_type())) : at::linear(x, weight);
+  return bias_.defined() ? nn::linear(x, weight, bias_.to(x.scalar_type())) : nn::linear(x, weight);
 }
 
 at::Tensor StoredRowsFiller::rows(const at::Tensor& ids, at::ScalarType dtype) {

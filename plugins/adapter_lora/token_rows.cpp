@@ -6,13 +6,13 @@
 #include <ATen/ops/embedding.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/index_select.h>
-#include <ATen/ops/linear.h>
 #include <ATen/ops/where.h>
 
 #include <algorithm>
 #include <set>
 
 #include "tenon/error.h"
+#include "tenon/nn/linear.h"
 
 namespace tenon::lora {
 
@@ -125,7 +125,7 @@ at::Tensor TokenRowsFiller::rows(const at::Tensor& ids, at::ScalarType dtype) {
 at::Tensor TokenRowsFiller::linear(const at::Tensor& x) {
   at::Tensor y = base_->linear(x);
   if (!switches_->enabled) return y;
-  return y.index_copy(-1, ids_, at::linear(x, rows_.to(x.scalar_type())).to(y.scalar_type()));
+  return y.index_copy(-1, ids_, nn::linear(x, rows_.to(x.scalar_type())).to(y.scalar_type()));
 }
 
 at::Tensor TokenRowsFiller::dense_rows(at::ScalarType dtype, int64_t first, int64_t last) const {

@@ -3,7 +3,8 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/embedding.h>
-#include <ATen/ops/linear.h>
+
+#include "tenon/nn/linear.h"
 
 namespace tenon::lora {
 
@@ -40,7 +41,7 @@ at::Tensor WholeFiller::linear(const at::Tensor& x) {
   if (!switches_->enabled) return base_->linear(x);
   // While it is trained the cast is part of the graph; afterwards the copy in x's dtype is kept.
   const at::Tensor weight = weight_.requires_grad() ? weight_.to(x.scalar_type()) : cast_.get(weight_, x.scalar_type());
-  return bias_.defined() ? at::linear(x, weight, bias_.to(x.scalar_type())) : at::linear(x, weight);
+  return bias_.defined() ? nn::linear(x, weight, bias_.to(x.scalar_type())) : nn::linear(x, weight);
 }
 
 at::Tensor WholeFiller::rows(const at::Tensor& ids, at::ScalarType dtype) {

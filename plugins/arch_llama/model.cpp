@@ -2,7 +2,6 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/linear.h>
 #include <ATen/ops/scalar_tensor.h>
 
 #include <cmath>
@@ -12,6 +11,7 @@
 #include "tenon/nn/attention.h"
 #include "tenon/nn/embedding.h"
 #include "tenon/nn/experts.h"
+#include "tenon/nn/linear.h"
 #include "tenon/nn/loss.h"
 #include "tenon/nn/norm.h"
 #include "tenon/nn/rotary.h"
@@ -193,7 +193,7 @@ at::Tensor DecoderModel::mixture(const Layer& layer, const MlpArgs& args) const 
   const at::Tensor tokens = args.x.reshape({-1, config_.hidden}), &weight = layer.router->value;
   // A patch may keep the router in a wider dtype.
   const at::ScalarType dtype = c10::promoteTypes(tokens.scalar_type(), weight.scalar_type());
-  const at::Tensor logits = at::linear(tokens.to(dtype), weight.to(dtype));
+  const at::Tensor logits = nn::linear(tokens.to(dtype), weight.to(dtype));
   const Routing routing =
       seams_.router({.logits = logits, .top_k = config_.top_k, .normalize = config_.expert_weights_normalized, .layer = args.layer});
   if (config_.balance_coefficient > 0 && args.state) nn::count_routed(*args.state, logits, routing);

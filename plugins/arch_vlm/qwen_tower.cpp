@@ -5,7 +5,6 @@
 #include <ATen/ops/cos.h>
 #include <ATen/ops/index_select.h>
 #include <ATen/ops/layer_norm.h>
-#include <ATen/ops/linear.h>
 #include <ATen/ops/sin.h>
 #include <ATen/ops/tensor.h>
 
@@ -13,6 +12,7 @@
 
 #include "runs.h"
 #include "tenon/nn/activation.h"
+#include "tenon/nn/linear.h"
 #include "tenon/nn/norm.h"
 #include "tenon/nn/rotary.h"
 
@@ -120,7 +120,7 @@ TowerLayout QwenTower::layout(const std::vector<Grid>& grids) const {
 
 at::Tensor QwenTower::embed(const at::Tensor& patches, const TowerLayout& layout) const {
   const at::Tensor x = patches.to(layers_.front().device, precision_.compute);
-  const at::Tensor hidden = at::linear(x, patches_->value.to(precision_.compute).reshape({config_.hidden, config_.patch_width()}));
+  const at::Tensor hidden = nn::linear(x, patches_->value.to(precision_.compute).reshape({config_.hidden, config_.patch_width()}));
   return sorted(hidden, layout.order, config_.merge * config_.merge).unsqueeze(0).to(precision_.residual);
 }
 

@@ -6,7 +6,6 @@
 #include <ATen/ops/cat.h>
 #include <ATen/ops/constant_pad_nd.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/linear.h>
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
@@ -18,6 +17,7 @@
 #include "solve.h"
 #include "tenon/device.h"
 #include "tenon/nn/experts.h"
+#include "tenon/nn/linear.h"
 
 namespace tenon::gptq {
 
@@ -193,7 +193,7 @@ at::Tensor Gptq::grouped(const SlotSpec& slot, const at::Tensor& x, const at::Te
   nn::for_each_expert(offsets, [&](int64_t e, int64_t first, int64_t tokens) {
     const at::Tensor input = x.narrow(0, first, tokens), output = y.narrow(0, first, tokens);
     if (x.is_cpu() && tokens > kFusedRows) {
-      output.copy_(at::linear(input, dequantize(slot, tensors, x.scalar_type(), e, e + 1)[0]));
+      output.copy_(nn::linear(input, dequantize(slot, tensors, x.scalar_type(), e, e + 1)[0]));
       return;
     }
     std::vector<Part> parts;

@@ -44,6 +44,7 @@ class Int8 final : public stable::Quantizer {
   Tensor linear(const SlotSpec& slot, const Tensor& x, const Tensors& tensors) const override;
   Tensor grouped(const SlotSpec& slot, const Tensor& x, const Tensor& offsets, const Tensors& tensors) const override;
   Tensors linear_many(const std::vector<Operand>& weights, const Tensor& x) const override;
+  Tensor grad_input(const SlotSpec& slot, const Tensor& dy, const Tensors& tensors) const override;
   Tensor rows(const SlotSpec& slot, const Tensor& ids, const Tensors& tensors, stable::ScalarType dtype) const override;
 
   std::optional<Value> recognise(const Value& quantization_config, const stable::TensorSource& file) const override;

@@ -34,6 +34,15 @@ struct Activation {
   const float* outlier_product;  // [rows, weight rows] holds what they give
 };
 
+// Gradients [rows, weight rows], scaled by the weight's rows: 16 bits in two rows of codes, 256 times the first and the second.
+inline constexpr float kGradientStep = 127 * 256;
+struct Gradient {
+  const std::int8_t* codes;  // [2 * rows, stride], zeros behind the last
+  const float* scales;       // [rows]: what a unit of sums is worth
+  const std::int32_t* sums;  // of each row's codes: [2 * rows]
+  std::int64_t rows, stride;
+};
+
 struct Kernels {
   const char* name;  // portable | avx2 | avxvnni | avx512vnni
 
@@ -56,16 +65,30 @@ struct Kernels {
                  float* out);
 
   // y[m, n] = accumulator * (x scale * w scale / 127^2) + sum over the outlier columns of x * w, rounded once to y's dtype.
-  // Writes y[:, row_begin .. row_end). Strides count elements.
-  void (*multiply)(const Weight& weight, const Activation& x, std::int64_t row_begin, std::int64_t row_end, void* y, Dtype y_dtype,
-                   std::int64_t y_stride);
+  // Writes y[:, row_begin .. row_end). Strides count elements. With scratch, packed_bytes(cols) of it, the weight is packed first: worth it from
+  // packed_rows rows of x on, with the same result. Null: not.
+  void (*multiply)(const Weight& weight, const Activation& x, std::int64_t row_begin, std::int64_t row_end, std::uint8_t* scratch, void* y,
+                   Dtype y_dtype, std::int64_t y_stride);
   // The int32 accumulators alone: out[m, n - row_begin], `out_stride` elements a row. What the product is made from, for tests.
-  void (*accumulate)(const Weight& weight, const Activation& x, std::int64_t row_begin, std::int64_t row_end, std::int32_t* out,
-                     std::int64_t out_stride);
+  void (*accumulate)(const Weight& weight, const Activation& x, std::int64_t row_begin, std::int64_t row_end, std::uint8_t* scratch,
+                     std::int32_t* out, std::int64_t out_stride);
 
   // Rows [row_begin, row_end): codes * (scale / 127), rounded to `dtype`.
   void (*dequantize)(const Weight& weight, std::int64_t row_begin, std::int64_t row_end, Dtype dtype, void* out);
+
+  // What only fast byte products make worth while; null, and 0, where they are not.
+  std::int64_t packed_rows = 0;
+  std::int64_t (*packed_bytes)(std::int64_t depth) = nullptr;
+  // Rows [row_begin, row_end) of a Gradient of dy [.., cols], cols being the weight's rows. A row that holds what is no finite number gets the
+  // scale NaN.
+  void (*quantize_gradient)(const void* dy, Dtype dtype, const float* weight_scales, std::int64_t row_begin, std::int64_t row_end,
+                            std::int64_t cols, std::int8_t* codes, float* scales, std::int32_t* sums) = nullptr;
+  // dx = dy . w, with w exactly codes * (scale / 127) and dy rounded to 16 bits beside the largest of its row: at most `kGradientRows` rows of
+  // the weight. Writes dx[:, col_begin .. col_end); scratch: packed_bytes(weight.rows).
+  void (*multiply_transposed)(const Weight& weight, const Gradient& dy, std::int64_t col_begin, std::int64_t col_end, std::uint8_t* scratch,
+                              void* dx, Dtype dx_dtype, std::int64_t dx_stride) = nullptr;
 };
+inline constexpr std::int64_t kGradientRows = 131'072;  // 128 * 127 times as many fit into int32
 
 // What this machine can run, slowest first; never empty.
 std::span<const Kernels* const> available_kernels();

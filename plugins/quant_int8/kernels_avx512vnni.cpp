@@ -2,6 +2,8 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 
+#include <cstring>
+
 #include "kernels_convert.h"
 
 namespace tenon::int8 {
@@ -24,11 +26,21 @@ struct Isa {
       _mm512_storeu_ps(values + i, _mm512_cvtph_ps(_mm512_cvtps_ph(_mm512_loadu_ps(values + i), _MM_FROUND_TO_NEAREST_INT)));
     for (; i < count; ++i) values[i] = from_f16(to_f16(values[i]));
   }
+
+  static constexpr std::int64_t kPackedRows = 32, kTileRows = 12;
+  static Codes packed(const std::uint8_t* codes) { return _mm512_load_si512(codes); }
+  static Codes broadcast(const std::int8_t* codes) {
+    std::int32_t four;
+    std::memcpy(&four, codes, sizeof four);
+    return _mm512_set1_epi32(four);
+  }
+  static void store(std::int32_t* to, const Sum& sum) { _mm512_storeu_si512(to, sum); }
 };
 
 }  // namespace
 }  // namespace tenon::int8
 
+#define TENON_INT8_PACKS
 #include "kernels_body.h"
 
 namespace tenon::int8::detail {

@@ -2,6 +2,8 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 
+#include <cstring>
+
 #include "kernels_convert.h"
 
 namespace tenon::int8 {
@@ -30,11 +32,21 @@ struct Isa {
       _mm256_storeu_ps(values + i, _mm256_cvtph_ps(_mm256_cvtps_ph(_mm256_loadu_ps(values + i), _MM_FROUND_TO_NEAREST_INT)));
     for (; i < count; ++i) values[i] = from_f16(to_f16(values[i]));
   }
+
+  static constexpr std::int64_t kPackedRows = 32, kTileRows = 6;
+  static Codes packed(const std::uint8_t* codes) { return _mm256_load_si256(reinterpret_cast<const __m256i*>(codes)); }
+  static Codes broadcast(const std::int8_t* codes) {
+    std::int32_t four;
+    std::memcpy(&four, codes, sizeof four);
+    return _mm256_set1_epi32(four);
+  }
+  static void store(std::int32_t* to, const Sum& sum) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), sum); }
 };
 
 }  // namespace
 }  // namespace tenon::int8
 
+#define TENON_INT8_PACKS
 #include "kernels_body.h"
 
 namespace tenon::int8::detail {

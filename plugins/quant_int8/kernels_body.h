@@ -37,11 +37,16 @@ TENON_INT8_INLINE void load(const void* data, Dtype dtype, std::int64_t first, s
   else
     for (std::int64_t i = 0; i < count; ++i) out[i] = from_f16(halves[i]);
 }
-TENON_INT8_INLINE void store(void* data, Dtype dtype, std::int64_t i, float value) {
-  if (dtype == Dtype::F32)
-    static_cast<float*>(data)[i] = value;
+TENON_INT8_INLINE void store_row(void* data, Dtype dtype, std::int64_t first, std::int64_t count, const float* values) {
+  if (dtype == Dtype::F32) {
+    std::memcpy(static_cast<float*>(data) + first, values, static_cast<std::size_t>(count) * sizeof(float));
+    return;
+  }
+  std::uint16_t* halves = static_cast<std::uint16_t*>(data) + first;
+  if (dtype == Dtype::Bf16)
+    for (std::int64_t i = 0; i < count; ++i) halves[i] = to_bf16(values[i]);
   else
-    static_cast<std::uint16_t*>(data)[i] = dtype == Dtype::Bf16 ? to_bf16(value) : to_f16(value);
+    for (std::int64_t i = 0; i < count; ++i) halves[i] = to_f16(values[i]);
 }
 
 // Largest magnitude, as bits: they are in the order of the values, and NaN is above all.
@@ -137,7 +142,7 @@ void quantize_activation(const void* x, Dtype dtype, std::int64_t row_begin, std
 
 // Accumulators of M rows of x and N rows of the weight.
 template <std::int64_t M, std::int64_t N>
-TENON_INT8_INLINE void tile(const Weight& weight, const Activation& x, std::int64_t m, std::int64_t n, std::int32_t out[N][M]) {
+TENON_INT8_INLINE void tile(const Weight& weight, const Activation& x, std::int64_t m, std::int64_t n, std::int32_t out[M][N]) {
   typename Isa::Sum sums[N][M] = {};
   const std::int8_t* w = weight.codes + n * weight.cols;
   const std::int8_t* a = x.codes + m * x.stride;
@@ -173,11 +178,13 @@ TENON_INT8_INLINE void tile(const Weight& weight, const Activation& x, std::int6
     step(from, whole);
   }
 #pragma GCC unroll 4
-  for (std::int64_t j = 0; j < N; ++j)
+  for (std::int64_t i = 0; i < M; ++i)
 #pragma GCC unroll 4
-    for (std::int64_t i = 0; i < M; ++i) out[j][i] = Isa::total(sums[j][i]) - (Isa::kShifted ? 128 * x.sums[m + i] : 0);
+    for (std::int64_t j = 0; j < N; ++j) out[i][j] = Isa::total(sums[j][i]) - (Isa::kShifted ? 128 * x.sums[m + i] : 0);
 }
 
+// Sums of weight rows [row_begin, row_end) with every row of x: emit(row of x, row of the weight, rows of x, rows of the weight, sums, from one
+// row of sums to the next).
 template <class Emit>
 TENON_INT8_INLINE void all_tiles(const Weight& weight, const Activation& x, std::int64_t row_begin, std::int64_t row_end,
                                  const Emit& emit) {
@@ -185,7 +192,8 @@ TENON_INT8_INLINE void all_tiles(const Weight& weight, const Activation& x, std:
   constexpr std::int64_t kPanelBytes = 192 * 1024;  // of the weight: stays in the second cache while all of x passes over it
   const std::int64_t room = weight.cols > 0 ? kPanelBytes / weight.cols / kRows * kRows : kRows;
   const std::int64_t panel = room < kRows ? kRows : room;
-  std::int32_t sums[kRows][4];
+  std::int32_t sums[4][kRows];
+  std::int32_t one[4][1];
   for (std::int64_t p = row_begin; p < row_end; p += panel) {
     const std::int64_t stop = p + panel < row_end ? p + panel : row_end;
     std::int64_t m = 0;
@@ -193,60 +201,90 @@ TENON_INT8_INLINE void all_tiles(const Weight& weight, const Activation& x, std:
       std::int64_t n = p;
       for (; n + kRows <= stop; n += kRows) {
         tile<4, kRows>(weight, x, m, n, sums);
-        emit(m, n, 4, kRows, &sums[0][0]);
+        emit(m, n, 4, kRows, &sums[0][0], kRows);
       }
       for (; n < stop; ++n) {
-        tile<4, 1>(weight, x, m, n, sums);
-        emit(m, n, 4, 1, &sums[0][0]);
+        tile<4, 1>(weight, x, m, n, one);
+        emit(m, n, 4, 1, &one[0][0], 1);
       }
     }
     for (; m < x.rows; ++m) {
       std::int64_t n = p;
-      std::int32_t one[kRows][1];
       for (; n + kRows <= stop; n += kRows) {
-        tile<1, kRows>(weight, x, m, n, one);
-        emit(m, n, 1, kRows, &one[0][0]);
+        tile<1, kRows>(weight, x, m, n, sums);
+        emit(m, n, 1, kRows, &sums[0][0], kRows);
       }
       for (; n < stop; ++n) {
         tile<1, 1>(weight, x, m, n, one);
-        emit(m, n, 1, 1, &one[0][0]);
+        emit(m, n, 1, 1, &one[0][0], 1);
       }
     }
   }
 }
 
-void multiply(const Weight& weight, const Activation& x, std::int64_t row_begin, std::int64_t row_end, void* y, Dtype y_dtype,
-              std::int64_t y_stride) {
-  all_tiles(
-      weight, x, row_begin, row_end,
-      [&](std::int64_t m, std::int64_t n, std::int64_t ms, std::int64_t ns, const std::int32_t* sums) __attribute__((always_inline)) {
-        for (std::int64_t j = 0; j < ns; ++j) {
-          const std::int8_t* codes = weight.codes + (n + j) * weight.cols;
-          const float scale = weight.scales[n + j];
-          for (std::int64_t i = 0; i < ms; ++i) {
-            float value = static_cast<float>(sums[j * ms + i]) * (x.scales[m + i] * scale * (1.0f / (127.0f * 127.0f)));
-            if (x.outlier_product != nullptr) {
-              value += x.outlier_product[(m + i) * weight.rows + n + j];
-            } else if (x.outliers > 0) {
-              const float* outlier = x.outlier_values + (m + i) * x.outliers;
-              float apart = 0;
-              for (std::int64_t k = 0; k < x.outliers; ++k) apart += outlier[k] * static_cast<float>(codes[x.outlier_columns[k]]);
-              value += apart * (scale * (1.0f / 127.0f));
-            }
-            store(y, y_dtype, (m + i) * y_stride + n + j, value);
-          }
-        }
-      });
+#ifdef TENON_INT8_PACKS
+}  // namespace
+}  // namespace tenon::int8
+
+#include "packed_body.h"
+
+namespace tenon::int8 {
+namespace {
+#endif
+
+// The way that all_tiles does it, or, with scratch, through packed panels. The sums are the same integers.
+template <class Emit>
+TENON_INT8_INLINE void all_sums(const Weight& weight, const Activation& x, std::int64_t row_begin, std::int64_t row_end,
+                                [[maybe_unused]] std::uint8_t* scratch, const Emit& emit) {
+#ifdef TENON_INT8_PACKS
+  if (scratch != nullptr)
+    return packed_panels(
+        x.codes, x.stride, x.sums, x.rows, weight.cols, row_begin, row_end, scratch,
+        [&](std::int64_t first, std::int64_t count, std::uint8_t* to)
+            __attribute__((always_inline)) { pack_rows(weight, first, count, to); },
+        [&](std::int64_t m, std::int64_t n, std::int64_t ms, std::int64_t ns, const std::int32_t* sums)
+            __attribute__((always_inline)) { emit(m, n, ms, ns, sums, kPanel); });
+#endif
+  all_tiles(weight, x, row_begin, row_end, emit);
 }
 
-void accumulate(const Weight& weight, const Activation& x, std::int64_t row_begin, std::int64_t row_end, std::int32_t* out,
-                std::int64_t out_stride) {
-  all_tiles(
-      weight, x, row_begin, row_end,
-      [&](std::int64_t m, std::int64_t n, std::int64_t ms, std::int64_t ns, const std::int32_t* sums) __attribute__((always_inline)) {
-        for (std::int64_t j = 0; j < ns; ++j)
-          for (std::int64_t i = 0; i < ms; ++i) out[(m + i) * out_stride + n + j - row_begin] = sums[j * ms + i];
-      });
+void multiply(const Weight& weight, const Activation& x, std::int64_t row_begin, std::int64_t row_end, std::uint8_t* scratch, void* y,
+              Dtype y_dtype, std::int64_t y_stride) {
+  all_sums(weight, x, row_begin, row_end, scratch,
+           [&](std::int64_t m, std::int64_t n, std::int64_t ms, std::int64_t ns, const std::int32_t* sums, std::int64_t sums_stride)
+               __attribute__((always_inline)) {
+                 constexpr std::int64_t kMost = 32;  // of weight rows at a time
+                 float values[kMost];
+                 const float* scales = weight.scales + n;
+                 for (std::int64_t i = 0; i < ms; ++i, sums += sums_stride) {
+                   const float x_scale = x.scales[m + i];
+                   for (std::int64_t j = 0; j < ns; ++j)
+                     values[j] = static_cast<float>(sums[j]) * (x_scale * scales[j] * (1.0f / (127.0f * 127.0f)));
+                   if (x.outlier_product != nullptr) {
+                     const float* apart = x.outlier_product + (m + i) * weight.rows + n;
+                     for (std::int64_t j = 0; j < ns; ++j) values[j] += apart[j];
+                   } else if (x.outliers > 0) {
+                     const float* outlier = x.outlier_values + (m + i) * x.outliers;
+                     for (std::int64_t j = 0; j < ns; ++j) {
+                       const std::int8_t* codes = weight.codes + (n + j) * weight.cols;
+                       float apart = 0;
+                       for (std::int64_t k = 0; k < x.outliers; ++k) apart += outlier[k] * static_cast<float>(codes[x.outlier_columns[k]]);
+                       values[j] += apart * (scales[j] * (1.0f / 127.0f));
+                     }
+                   }
+                   store_row(y, y_dtype, (m + i) * y_stride + n, ns, values);
+                 }
+               });
+}
+
+void accumulate(const Weight& weight, const Activation& x, std::int64_t row_begin, std::int64_t row_end, std::uint8_t* scratch,
+                std::int32_t* out, std::int64_t out_stride) {
+  all_sums(weight, x, row_begin, row_end, scratch,
+           [&](std::int64_t m, std::int64_t n, std::int64_t ms, std::int64_t ns, const std::int32_t* sums, std::int64_t sums_stride)
+               __attribute__((always_inline)) {
+                 for (std::int64_t i = 0; i < ms; ++i)
+                   for (std::int64_t j = 0; j < ns; ++j) out[(m + i) * out_stride + n + j - row_begin] = sums[i * sums_stride + j];
+               });
 }
 
 void gather(const Weight& weight, std::int64_t row_begin, std::int64_t row_end, const std::int64_t* columns, std::int64_t count,
@@ -276,7 +314,12 @@ void dequantize(const Weight& weight, std::int64_t row_begin, std::int64_t row_e
   }
 }
 
-constexpr Kernels kTable = {Isa::kName, quantize_rows, find_outliers, quantize_activation, gather, multiply, accumulate, dequantize};
+constexpr Kernels kTable = {
+    Isa::kName,      quantize_rows, find_outliers, quantize_activation, gather, multiply, accumulate, dequantize,
+#ifdef TENON_INT8_PACKS
+    Isa::kPackedRows, packed_bytes,  quantize_gradient, multiply_transposed
+#endif
+};
 
 }  // namespace
 }  // namespace tenon::int8

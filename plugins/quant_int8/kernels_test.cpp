@@ -23,7 +23,7 @@ using Codes = std::vector<std::int8_t>;
 
 constexpr Dtype kDtypes[] = {Dtype::F32, Dtype::Bf16, Dtype::F16};
 constexpr std::pair<std::int64_t, std::int64_t> kShapes[] = {{1, 1},    {3, 7},    {5, 63},   {4, 64},  {9, 65},
-                                                             {2, 1024}, {7, 1025}, {33, 200}, {6, 2100}};
+                                                             {2, 1024}, {7, 1025}, {33, 200}, {6, 2100}, {70, 130}};
 
 float as_half(float f) { return from_f16(to_f16(f)); }
 float as(Dtype dtype, float f) { return dtype == Dtype::F32 ? f : dtype == Dtype::Bf16 ? from_bf16(to_bf16(f)) : as_half(f); }
@@ -152,7 +152,7 @@ TEST_CASE("accumulators are the exact integers, whatever the codes") {
   std::uniform_int_distribution<int> byte(-128, 127);
   for (const Kernels* k : available_kernels())
     for (const auto& [out, in] : kShapes)
-      for (const std::int64_t rows : {1, 2, 3, 4, 5, 8, 11}) {
+      for (const std::int64_t rows : {1, 2, 3, 4, 5, 8, 11, 31}) {
         CAPTURE(std::string(k->name));
         CAPTURE(in);
         Codes codes(static_cast<std::size_t>(out * in));
@@ -164,8 +164,8 @@ TEST_CASE("accumulators are the exact integers, whatever the codes") {
         const Weight weight{codes.data(), scales.data(), out, in};
         std::vector<std::int32_t> sums(static_cast<std::size_t>(rows * out));
         const std::int64_t cut = out / 2;
-        if (cut > 0) k->accumulate(weight, input.view, 0, cut, sums.data(), out);
-        k->accumulate(weight, input.view, cut, out, sums.data() + cut, out);
+        if (cut > 0) k->accumulate(weight, input.view, 0, cut, nullptr, sums.data(), out);
+        k->accumulate(weight, input.view, cut, out, nullptr, sums.data() + cut, out);
         bool equal = true;
         for (std::int64_t m = 0; m < rows; ++m)
           for (std::int64_t n = 0; n < out; ++n) {
@@ -175,7 +175,70 @@ TEST_CASE("accumulators are the exact integers, whatever the codes") {
             equal = equal && sums[static_cast<std::size_t>(m * out + n)] == sum;
           }
         CHECK(equal);
+        if (k->packed_bytes == nullptr) continue;
+        std::vector<std::int32_t> packed(sums.size());
+        std::vector<std::uint8_t> scratch(static_cast<std::size_t>(k->packed_bytes(in)));
+        if (cut > 0) k->accumulate(weight, input.view, 0, cut, scratch.data(), packed.data(), out);
+        k->accumulate(weight, input.view, cut, out, scratch.data(), packed.data() + cut, out);
+        CHECK((packed == sums));
       }
+}
+
+TEST_CASE("gradients: 16 bits beside the largest of the row times the dequantized weight, equal in parts; a row that is not finite is NaN") {
+  for (const Kernels* k : available_kernels())
+    for (const Dtype dtype : kDtypes)
+      for (const auto& [out, in] : kShapes)
+        for (const std::int64_t rows : {1, 2, 7, 20}) {
+          if (k->multiply_transposed == nullptr) continue;
+          CAPTURE(std::string(k->name));
+          CAPTURE(out);
+          CAPTURE(in);
+          const auto w = stored(random_values(out * in, 5, 0.1f), Dtype::F32);
+          Codes codes(static_cast<std::size_t>(out * in));
+          Floats scales(static_cast<std::size_t>(out));
+          k->quantize_rows(w.data(), Dtype::F32, 0, out, in, codes.data(), scales.data());
+          const Weight weight{codes.data(), scales.data(), out, in};
+          Floats dy = random_values(rows * out, 7, 1e-3f);
+          for (float& v : dy) v = as(dtype, v);
+          if (rows == 7) dy[static_cast<std::size_t>(3 * out)] = std::numeric_limits<float>::infinity();
+          if (rows == 20)
+            for (std::int64_t n = 0; n < out; ++n) dy[static_cast<std::size_t>(5 * out + n)] = 0;
+
+          const std::int64_t stride = row_stride(out);
+          std::vector<std::int8_t> memory(static_cast<std::size_t>(2 * rows * stride), 99);
+          Floats row_scales(static_cast<std::size_t>(rows));
+          std::vector<std::int32_t> sums(static_cast<std::size_t>(2 * rows));
+          const auto given = stored(dy, dtype);
+          for (std::int64_t row = 0; row < rows; row += 3)
+            k->quantize_gradient(given.data(), dtype, scales.data(), row, std::min(rows, row + 3), out, memory.data(), row_scales.data(), sums.data());
+          const Gradient gradient{memory.data(), row_scales.data(), sums.data(), rows, stride};
+          std::vector<std::uint8_t> scratch(static_cast<std::size_t>(k->packed_bytes(out)));
+          Floats dx(static_cast<std::size_t>(rows * in), 55), again = dx;
+          k->multiply_transposed(weight, gradient, 0, in, scratch.data(), dx.data(), Dtype::F32, in);
+          const std::int64_t cut = in / 3;
+          k->multiply_transposed(weight, gradient, 0, cut, scratch.data(), again.data(), Dtype::F32, in);
+          k->multiply_transposed(weight, gradient, cut, in, scratch.data(), again.data(), Dtype::F32, in);
+          CHECK(std::memcmp(dx.data(), again.data(), dx.size() * sizeof(float)) == 0);
+          for (std::int64_t m = 0; m < rows; ++m) {
+            const bool is_bad = rows == 7 && m == 3;
+            double largest = 0;
+            for (std::int64_t n = 0; n < out; ++n)
+              largest = std::max(largest, std::fabs(static_cast<double>(dy[static_cast<std::size_t>(m * out + n)]) * scales[static_cast<std::size_t>(n)]));
+            bool is_right = true;
+            for (std::int64_t c = 0; c < in; ++c) {
+              double sum = 0, bound = 1e-30;
+              for (std::int64_t n = 0; n < out; ++n) {
+                const double code = codes[static_cast<std::size_t>(n * in + c)];
+                sum += static_cast<double>(dy[static_cast<std::size_t>(m * out + n)]) * scales[static_cast<std::size_t>(n)] * code / 127;
+                // Half a step, and the float32 roundings on the way to it, for each product.
+                bound += largest * std::fabs(code) / 127 * (0.502 / kGradientStep);
+              }
+              const float got = dx[static_cast<std::size_t>(m * in + c)];
+              is_right = is_right && (is_bad ? std::isnan(got) : std::fabs(got - sum) <= bound + 1e-6 * std::fabs(sum));
+            }
+            CHECK(is_right);
+          }
+        }
 }
 
 TEST_CASE("products: codes and outliers together, outliers beside or given, equal in parts") {
@@ -195,10 +258,10 @@ TEST_CASE("products: codes and outliers together, outliers beside or given, equa
           REQUIRE(!input.outliers.empty());
 
           std::vector<std::uint8_t> y(static_cast<std::size_t>(rows * out) * 4), again = y;
-          k->multiply(weight, input.view, 0, out, y.data(), Dtype::F32, out);
+          k->multiply(weight, input.view, 0, out, nullptr, y.data(), Dtype::F32, out);
           const std::int64_t cut = out / 3;
-          if (cut > 0) k->multiply(weight, input.view, 0, cut, again.data(), Dtype::F32, out);
-          k->multiply(weight, input.view, cut, out, again.data(), Dtype::F32, out);
+          if (cut > 0) k->multiply(weight, input.view, 0, cut, nullptr, again.data(), Dtype::F32, out);
+          k->multiply(weight, input.view, cut, out, nullptr, again.data(), Dtype::F32, out);
           CHECK((y == again));
 
           Floats columns(static_cast<std::size_t>(out) * input.outliers.size()), product(static_cast<std::size_t>(rows * out));
@@ -222,8 +285,13 @@ TEST_CASE("products: codes and outliers together, outliers beside or given, equa
               largest = std::max(largest, std::fabs(static_cast<double>(sum) * scale) + std::fabs(apart));
             }
           CHECK(worst <= 1e-6 * largest);  // a handful of float32 roundings
+          if (k->packed_bytes != nullptr) {
+            std::vector<std::uint8_t> scratch(static_cast<std::size_t>(k->packed_bytes(in))), packed(y.size());
+            k->multiply(weight, input.view, 0, out, scratch.data(), packed.data(), Dtype::F32, out);
+            CHECK((packed == y));
+          }
           input.view.outlier_product = product.data();
-          k->multiply(weight, input.view, 0, out, again.data(), Dtype::F32, out);
+          k->multiply(weight, input.view, 0, out, nullptr, again.data(), Dtype::F32, out);
           worst = 0;
           for (std::size_t i = 0; i < product.size(); ++i) {
             float a, b;

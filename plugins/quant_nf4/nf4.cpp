@@ -172,6 +172,7 @@ Tensor Quantizer4Bit::dequantize(const SlotSpec& slot, const Tensors& tensors, S
 Tensors Quantizer4Bit::linear_many(const std::vector<Operand>& weights, const Tensor& x) const {
   const ScalarType given = x.scalar_type(), dtype = compute_dtype(given);
   const int64_t in = weights.front().slot->in, m = in > 0 ? x.numel() / in : 0;
+  if ((m > kFusedRows || m == 0) && dtype == given) return Quantizer::linear_many(weights, x);
   const Tensor flat = ops::contiguous(ops::to(ops::reshape(x, {m, in}), dtype));
   Tensors outputs;
   std::vector<int64_t> shape = ops::shape_of(x);

@@ -8,8 +8,10 @@
 
 #include <algorithm>
 
+#include "nn/float_product.h"
 #include "tenon/error.h"
 #include "tenon/nn/experts.h"
+#include "tenon/nn/linear.h"
 
 namespace tenon {
 
@@ -18,6 +20,10 @@ constexpr int64_t kPanelBytes = int64_t{64} << 20;
 
 [[noreturn]] void not_offered(const Quantizer& q, const char* what) {
   fail(ErrorCode::Internal, "quantizer format '", q.format(), "' does not offer ", what);
+}
+
+nn::WeightRows rows_of(const Quantizer& q, const SlotSpec& slot, const Tensors& tensors, at::ScalarType dtype) {
+  return [&q, &slot, &tensors, dtype](int64_t first, int64_t last) { return q.dequantize(slot, tensors, dtype, first, last); };
 }
 }  // namespace
 
@@ -32,7 +38,10 @@ void Quantizer::quantize_rows(const SlotSpec&, const at::Tensor&, int64_t, Tenso
 Tensors Quantizer::finish(const SlotSpec&, Tensors) const { not_offered(*this, "panels"); }
 
 at::Tensor Quantizer::linear(const SlotSpec& slot, const at::Tensor& x, const Tensors& tensors) const {
-  return at::linear(x, dequantize(slot, tensors, x.scalar_type()));
+  if (!nn::is_faster_in_float(x) || x.numel() == 0) return at::linear(x, dequantize(slot, tensors, x.scalar_type()));
+  std::vector<int64_t> shape = x.sizes().vec();
+  shape.back() = slot.out;
+  return nn::float_linear(x.reshape({-1, slot.in}), slot.out, rows_of(*this, slot, tensors, x.scalar_type())).view(shape);
 }
 
 std::vector<at::Tensor> Quantizer::linear_many(std::span<const Operand> weights, const at::Tensor& x) const {
@@ -43,6 +52,11 @@ std::vector<at::Tensor> Quantizer::linear_many(std::span<const Operand> weights,
 }
 
 at::Tensor Quantizer::grad_input(const SlotSpec& slot, const at::Tensor& dy, const Tensors& tensors) const {
+  if (nn::is_faster_in_float(dy) && dy.numel() > 0) {
+    std::vector<int64_t> shape = dy.sizes().vec();
+    shape.back() = slot.in;
+    return nn::float_times(dy.reshape({-1, slot.out}), slot.in, rows_of(*this, slot, tensors, dy.scalar_type())).view(shape);
+  }
   const int64_t row_bytes = slot.in * static_cast<int64_t>(dy.element_size());
   const int64_t panel = std::max<int64_t>(1, kPanelBytes / std::max<int64_t>(1, row_bytes));
   if (panel >= slot.out) return at::matmul(dy, dequantize(slot, tensors, dy.scalar_type()));
@@ -74,7 +88,7 @@ at::Tensor Quantizer::grouped(const SlotSpec& slot, const at::Tensor& x, const a
   at::Tensor y = at::empty({x.size(0), slot.out}, x.options());
   nn::for_each_expert(offsets, [&](int64_t e, int64_t first, int64_t tokens) {
     const at::Tensor weight = dequantize(slot, tensors, x.scalar_type(), e, e + 1)[0];
-    y.narrow(0, first, tokens).copy_(at::linear(x.narrow(0, first, tokens), weight));
+    y.narrow(0, first, tokens).copy_(nn::linear(x.narrow(0, first, tokens), weight));
   });
   return y;
 }

@@ -1,22 +1,26 @@
 #include "tenon/nn/attention.h"
 
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu.h>
+#include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu_backward.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/dropout.h>
 #include <ATen/ops/eq.h>
-#include <ATen/ops/matmul.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/scaled_dot_product_attention.h>
 #include <ATen/ops/softmax.h>
 #include <ATen/ops/tanh.h>
 #include <ATen/ops/where.h>
 #include <ATen/ops/zeros.h>
+#include <torch/csrc/autograd/custom_function.h>
 
 #include <deque>
 #include <limits>
 #include <mutex>
 
 #include "decode_attention.h"
+#include "float_product.h"
+#include "tenon/nn/linear.h"
 #include "tenon/nn/loss.h"
 
 namespace tenon::nn {
@@ -100,26 +104,70 @@ at::Tensor unfused(const AttentionArgs& args, const at::Tensor& bias) {
   const int64_t batch = args.q.size(0), heads = args.q.size(1), tokens = args.q.size(2), kv_heads = args.k.size(1), keys = args.k.size(2);
   // The queries of one group as rows of one matrix: keys and values are not repeated.
   const at::Tensor q = args.q.reshape({batch, kv_heads, heads / kv_heads * tokens, args.q.size(3)});
-  at::Tensor scores = at::matmul(q, args.k.transpose(2, 3)).to(at::kFloat) * args.scale;
+  at::Tensor scores = nn::matmul(q, args.k.transpose(2, 3)).to(at::kFloat) * args.scale;
   scores = soft_cap(scores, args.softcap);
   if (bias.defined()) scores = (scores.view({batch, heads, tokens, keys}) + bias).view({batch, kv_heads, heads / kv_heads * tokens, keys});
   at::Tensor weights = at::softmax(scores, -1).to(args.q.scalar_type());
   if (args.dropout > 0) weights = at::dropout(weights, args.dropout, true);
-  return at::matmul(weights, args.v).view({batch, heads, tokens, args.v.size(3)});
+  return nn::matmul(weights, args.v).view({batch, heads, tokens, args.v.size(3)});
 }
 
+// LibTorch's flash attention of half precision is made of products, which some processors do faster in float32. q, k and v are kept as they come, keys and
+// values once for all heads of a group.
+struct FloatAttention : torch::autograd::Function<FloatAttention> {
+  static at::Tensor of_each_head(const at::Tensor& k, int64_t heads) {
+    const at::Tensor in_float = k.to(at::kFloat);
+    if (k.size(1) == heads) return in_float;
+    return in_float.unsqueeze(2).expand({-1, -1, heads / k.size(1), -1, -1}).reshape({k.size(0), heads, k.size(2), k.size(3)});
+  }
+  static at::Tensor of_group(const at::Tensor& dk, int64_t kv_heads) {
+    return dk.size(1) == kv_heads ? dk : dk.view({dk.size(0), kv_heads, -1, dk.size(2), dk.size(3)}).sum(2);
+  }
+  static std::optional<at::Tensor> mask(const at::Tensor& bias) {
+    return bias.defined() ? std::optional<at::Tensor>(bias.to(at::kFloat)) : std::nullopt;
+  }
+  static at::Tensor forward(torch::autograd::AutogradContext* ctx, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                            const std::optional<at::Tensor>& given, bool causal, double scale) {
+    const at::Tensor bias = given.value_or(at::Tensor());
+    const auto [y, log_sum] = at::_scaled_dot_product_flash_attention_for_cpu(
+        q.to(at::kFloat), of_each_head(k, q.size(1)), of_each_head(v, q.size(1)), 0.0, causal, mask(bias), scale);
+    const at::Tensor result = y.to(q.scalar_type());
+    ctx->save_for_backward({q, k, v, bias, result, log_sum});
+    ctx->saved_data["causal"] = causal;
+    ctx->saved_data["scale"] = scale;
+    return result;
+  }
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* ctx, torch::autograd::variable_list grads) {
+    const auto saved = ctx->get_saved_variables();
+    const at::Tensor &q = saved[0], &k = saved[1], &v = saved[2];
+    const auto [dq, dk, dv] = at::_scaled_dot_product_flash_attention_for_cpu_backward(
+        grads[0].to(at::kFloat), q.to(at::kFloat), of_each_head(k, q.size(1)), of_each_head(v, q.size(1)), saved[4].to(at::kFloat), saved[5],
+        0.0, ctx->saved_data["causal"].toBool(), mask(saved[3]), ctx->saved_data["scale"].toDouble());
+    const at::ScalarType dtype = q.scalar_type();
+    return {dq.to(dtype), of_group(dk, k.size(1)).to(dtype), of_group(dv, v.size(1)).to(dtype), {}, {}, {}};
+  }
+};
+}  // namespace
+
+at::Tensor fused_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& bias, bool causal, double scale,
+                           double dropout) {
+  const std::optional<at::Tensor> mask = bias.defined() ? std::optional<at::Tensor>(bias) : std::nullopt;
+  if (is_faster_in_float(q) && dropout == 0 && q.size(3) == v.size(3) && q.numel() > 0 && k.numel() > 0)
+    return FloatAttention::apply(q, k, v, mask, causal, scale);
+  return at::scaled_dot_product_attention(q, k, v, mask, dropout, causal, scale, /*enable_gqa=*/q.size(1) != k.size(1));
+}
+
+namespace {
 at::Tensor fused(const AttentionArgs& args, const at::Tensor& k, const at::Tensor& v, const at::Tensor& bias, bool causal) {
   const int64_t batch = args.q.size(0), heads = args.q.size(1), tokens = args.q.size(2), kv_heads = k.size(1);
   if (tokens == 1 && args.dropout == 0)
     if (at::Tensor y = decode_attention(args.q, k, v, bias, args.scale); y.defined()) return y;
-  const std::optional<at::Tensor> mask = bias.defined() ? std::optional<at::Tensor>(bias) : std::nullopt;
-  if (heads == kv_heads) return at::scaled_dot_product_attention(args.q, k, v, mask, args.dropout, causal, args.scale);
-  if (tokens == 1) {
+  if (tokens == 1 && heads != kv_heads) {
     // The queries of one group stand as tokens over its one key head: each key is read once.
     const at::Tensor grouped = args.q.reshape({batch, kv_heads, heads / kv_heads, args.q.size(3)});
-    return at::scaled_dot_product_attention(grouped, k, v, mask, args.dropout, false, args.scale).reshape({batch, heads, 1, v.size(3)});
+    return fused_attention(grouped, k, v, bias, false, args.scale, args.dropout).reshape({batch, heads, 1, v.size(3)});
   }
-  return at::scaled_dot_product_attention(args.q, k, v, mask, args.dropout, causal, args.scale, /*enable_gqa=*/true);
+  return fused_attention(args.q, k, v, bias, causal, args.scale, args.dropout);
 }
 }  // namespace
 

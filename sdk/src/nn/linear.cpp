@@ -3,11 +3,15 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/linear.h>
+#include <ATen/ops/matmul.h>
+#include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
+#include <optional>
 #include <vector>
 
 #include "cpu_rows.h"
+#include "float_product.h"
 #include "tenon/device.h"
 
 namespace tenon::nn {
@@ -18,6 +22,7 @@ using rows::kLanes;
 using rows::U16;
 
 constexpr int64_t kPair = 2 * kLanes;           // elements taken together
+constexpr int64_t kResultElements = int64_t{32} << 20;
 constexpr int64_t kMaxRows = 16;                // beyond, a blocked product is faster
 constexpr int64_t kOutputs = 4;                 // rows of the weight that share a load of x
 constexpr int64_t kSerialElements = 1 << 16;    // less than this is done before another thread has woken
@@ -94,18 +99,100 @@ TENON_CPU_CLONES void multiply(const Job& job, int64_t begin, int64_t end) {
   }
 }
 
+bool is_recorded(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
+  return at::GradMode::is_enabled() && (x.requires_grad() || weight.requires_grad() || (bias.defined() && bias.requires_grad()));
+}
+
 bool is_ours(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
   const int64_t in = weight.size(1);
   if (!x.is_cpu() || !weight.is_cpu() || x.scalar_type() != at::kBFloat16 || weight.scalar_type() != at::kBFloat16 || in % kPair != 0 ||
       in == 0 || x.dim() < 1 || x.size(-1) != in || x.numel() == 0 || x.numel() > kMaxRows * in || !weight.is_contiguous())
     return false;
   if (bias.defined() && (bias.scalar_type() != at::kBFloat16 || !bias.is_contiguous())) return false;
-  return !at::GradMode::is_enabled() || !(x.requires_grad() || weight.requires_grad() || (bias.defined() && bias.requires_grad()));
+  return !is_recorded(x, weight, bias);
 }
+
+at::Tensor as_rows(const at::Tensor& x) { return x.dim() == 2 ? x : x.reshape({-1, x.size(-1)}); }
+
+at::Tensor shaped_as(const at::Tensor& x, const at::Tensor& y) {
+  std::vector<int64_t> shape = x.sizes().vec();
+  shape.back() = y.size(1);
+  return y.view(shape);
+}
+
+bool goes_through_float(const at::Tensor& x, const at::Tensor& weight) {
+  return is_faster_in_float(x) && weight.is_cpu() && weight.scalar_type() == x.scalar_type() && x.dim() >= 1 && x.numel() > 0 && weight.numel() > 0;
+}
+
+WeightRows rows_of(const at::Tensor& weight) {
+  return [&weight](int64_t first, int64_t last) { return weight.narrow(0, first, last - first); };
+}
+
+struct FloatLinear : torch::autograd::Function<FloatLinear> {
+  static at::Tensor forward(torch::autograd::AutogradContext* ctx, const at::Tensor& x, const at::Tensor& weight,
+                            const std::optional<at::Tensor>& bias) {
+    ctx->save_for_backward({x, weight});
+    ctx->saved_data["has_bias"] = bias.has_value();
+    return shaped_as(x, float_linear(as_rows(x), weight.size(0), rows_of(weight), bias.value_or(at::Tensor())));
+  }
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* ctx, torch::autograd::variable_list grads) {
+    const auto saved = ctx->get_saved_variables();
+    const at::Tensor &x = saved[0], &weight = saved[1], dy = as_rows(grads[0]);
+    at::Tensor dx, dweight, dbias;
+    if (ctx->needs_input_grad(0)) dx = nn::matmul(dy, weight).view(x.sizes());
+    if (ctx->needs_input_grad(1)) dweight = nn::matmul(dy.t(), as_rows(x));
+    if (ctx->saved_data["has_bias"].toBool() && ctx->needs_input_grad(2)) dbias = dy.sum(0);
+    return {dx, dweight, dbias};
+  }
+};
+
+struct FloatMatmul : torch::autograd::Function<FloatMatmul> {
+  static at::Tensor forward(torch::autograd::AutogradContext* ctx, const at::Tensor& a, const at::Tensor& b) {
+    ctx->save_for_backward({a, b});
+    return float_matmul(a, b);
+  }
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* ctx, torch::autograd::variable_list grads) {
+    const auto saved = ctx->get_saved_variables();
+    const at::Tensor &a = saved[0], &b = saved[1];
+    const bool one = b.dim() == 2;
+    const at::Tensor dy = one ? as_rows(grads[0]) : grads[0], rows = one ? as_rows(a) : a;
+    at::Tensor da, db;
+    if (ctx->needs_input_grad(0)) da = nn::matmul(dy, b.transpose(-1, -2)).view(a.sizes());
+    if (ctx->needs_input_grad(1)) db = nn::matmul(rows.transpose(-1, -2), dy);
+    return {da, db};
+  }
+  // Large results, gradients of weights, in parts: their float32 form is twice as large as they are.
+  static at::Tensor float_matmul(const at::Tensor& a, const at::Tensor& b) {
+    if (b.dim() > 2) return at::matmul(a.to(at::kFloat), b.to(at::kFloat)).to(a.scalar_type());
+    const at::Tensor rows = as_rows(a), bt = b.t();
+    const auto part = [&](const at::Tensor& some) {
+      return bt.is_contiguous() ? float_linear(some, bt.size(0), rows_of(bt)) : float_times(some, b.size(1), rows_of(b));
+    };
+    const int64_t step = std::max<int64_t>(256, kResultElements / std::max<int64_t>(1, b.size(1)));
+    if (step >= rows.size(0)) return shaped_as(a, part(rows));
+    const at::Tensor y = at::empty({rows.size(0), b.size(1)}, a.options());
+    for (int64_t first = 0; first < rows.size(0); first += step) {
+      const int64_t count = std::min(step, rows.size(0) - first);
+      y.narrow(0, first, count).copy_(part(rows.narrow(0, first, count)));
+    }
+    return shaped_as(a, y);
+  }
+};
 }  // namespace
 
+at::Tensor matmul(const at::Tensor& a, const at::Tensor& b) {
+  const bool batched = b.dim() > 2 && b.dim() == a.dim() && a.sizes().slice(0, a.dim() - 2) == b.sizes().slice(0, b.dim() - 2);
+  if (!goes_through_float(a, b) || !(b.dim() == 2 || batched)) return at::matmul(a, b);
+  return is_recorded(a, b, {}) ? FloatMatmul::apply(a, b) : FloatMatmul::float_matmul(a, b);
+}
+
 at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
-  if (!is_ours(x, weight, bias)) return bias.defined() ? at::linear(x, weight, bias) : at::linear(x, weight);
+  if (!is_ours(x, weight, bias)) {
+    if (!goes_through_float(x, weight)) return bias.defined() ? at::linear(x, weight, bias) : at::linear(x, weight);
+    if (is_recorded(x, weight, bias))
+      return FloatLinear::apply(x, weight, bias.defined() ? std::optional<at::Tensor>(bias) : std::nullopt);
+    return shaped_as(x, float_linear(as_rows(x), weight.size(0), rows_of(weight), bias));
+  }
   const int64_t in = weight.size(1), out = weight.size(0), count = x.numel() / in;
   const at::Tensor dense = x.contiguous();
   std::vector<float> spread(static_cast<size_t>(count * in));

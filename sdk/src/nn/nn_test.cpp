@@ -5,6 +5,7 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/cat.h>
+#include <ATen/ops/equal.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/gelu.h>
 #include <ATen/ops/linear.h>
@@ -30,6 +31,7 @@
 #include "support/tiny_model.h"
 #include "tenon/nn/activation.h"
 #include "tenon/nn/attention.h"
+#include "tenon/nn/dropout.h"
 #include "tenon/nn/embedding.h"
 #include "tenon/nn/experts.h"
 #include "tenon/nn/kv_cache.h"
@@ -330,6 +332,97 @@ TEST_CASE("a few bfloat16 rows times a weight: every row by itself, rounded once
   at::GradMode::set_enabled(true);
   const at::Tensor x = at::randn({2, 64}, bfloat16).requires_grad_(true), weight = at::randn({8, 64}, bfloat16);
   CHECK(nn::linear(x, weight).requires_grad());
+}
+
+// On a processor with such instructions these go LibTorch's way, on others through float32; test_nn_float is this program with TENON_CPU=portable.
+TEST_CASE("dense products of half precision equal their definition, forward and back: few rows, many, more than a panel of the weight") {
+  at::manual_seed(6);
+  struct Shape {
+    std::vector<int64_t> rows;
+    int64_t in, out;
+  };
+  for (const at::ScalarType dtype : {at::kBFloat16, at::kHalf})
+    for (const Shape& shape : {Shape{{1}, 7, 5}, Shape{{2, 9}, 64, 33}, Shape{{40}, 32, 16}, Shape{{3}, 1024, 2500}, Shape{{16}, 300, 131'000}}) {
+      CAPTURE(shape.out);
+      // LibTorch's own way takes minutes here where it has to emulate.
+      if (shape.out > 100'000 && (dtype == at::kHalf || !is_faster_in_float(at::zeros({1}, dtype)))) continue;
+      std::vector<int64_t> sizes = shape.rows;
+      sizes.push_back(shape.in);
+      const at::Tensor x = at::randn(sizes).to(dtype), weight = at::randn({shape.out, shape.in}).div_(std::sqrt(shape.in)).to(dtype),
+                       bias = at::randn({shape.out}).to(dtype);
+      const auto wide = [&](const std::vector<at::Tensor>& t) {
+        return (t.size() > 2 ? at::linear(t[0].to(at::kFloat), t[1].to(at::kFloat), t[2].to(at::kFloat))
+                             : at::linear(t[0].to(at::kFloat), t[1].to(at::kFloat)))
+            .to(dtype);
+      };
+      check_same([](const auto& t) { return nn::linear(t[0], t[1], t[2]); }, wide, {x, weight, bias}, resolution(dtype));
+      check_same([](const auto& t) { return nn::linear(t[0], t[1]); }, wide, {x, weight}, resolution(dtype));
+      check_same([](const auto& t) { return nn::matmul(t[0], t[1].t()); }, wide, {x, weight}, resolution(dtype));
+      const auto transposed = [&](const std::vector<at::Tensor>& t) { return at::matmul(t[0].to(at::kFloat), t[1].to(at::kFloat)).to(dtype); };
+      check_same([](const auto& t) { return nn::matmul(t[0], t[1]); }, transposed, {at::linear(x.to(at::kFloat), weight.to(at::kFloat)).to(dtype), weight},
+                 resolution(dtype));
+    }
+  for (const at::ScalarType dtype : {at::kBFloat16, at::kHalf})
+    check_same([](const auto& t) { return nn::matmul(t[0], t[1]); },
+               [&](const auto& t) { return at::matmul(t[0].to(at::kFloat), t[1].to(at::kFloat)).to(dtype); },
+               {at::randn({2, 3, 4, 5}).to(dtype), at::randn({2, 3, 5, 6}).to(dtype)}, resolution(dtype));
+}
+
+TEST_CASE("attention of half precision equals its definition, forward and back: groups, masks, widths of head") {
+  at::manual_seed(7);
+  for (const at::ScalarType dtype : {at::kBFloat16, at::kHalf})
+    for (const auto& [heads, kv_heads] : {std::pair{2, 2}, std::pair{6, 2}})
+      for (const int64_t value_width : {16, 8})
+        for (const int64_t window : {0, 3}) {
+          CAPTURE(heads);
+          CAPTURE(window);
+          const Attention attention;
+          const auto args = [&](const std::vector<at::Tensor>& t) {
+            return AttentionArgs{.q = t[0], .k = t[1], .v = t[2], .scale = 0.3, .window = window};
+          };
+          check_same([&](const auto& t) { return attention(args(t)); },
+                     [&](const auto& t) {
+                       const at::Tensor q = t[0].to(at::kFloat), k = t[1].to(at::kFloat), v = t[2].to(at::kFloat);
+                       return attention_written_out(args({q, k, v}), q, k, v).to(dtype);
+                     },
+                     {at::randn({2, heads, 37, 16}).to(dtype), at::randn({2, kv_heads, 37, 16}).to(dtype),
+                      at::randn({2, kv_heads, 37, value_width}).to(dtype)},
+                     2 * resolution(dtype));
+        }
+}
+
+TEST_CASE("dropout: the share asked for, the same elements for the same mask, others for another, in any dtype and on any threads") {
+  at::manual_seed(8);
+  const at::Tensor ones = at::ones({1000, 997});
+  for (const double share : {0.05, 0.5, 0.9}) {
+    const DropoutMask mask = draw_dropout(ones, share), other = draw_dropout(ones, share);
+    const at::Tensor y = apply_dropout(ones, mask), dropped = (y == 0).to(at::kFloat);
+    CHECK(at::equal(y, apply_dropout(ones, mask)));
+    CHECK(error(y.masked_select(y != 0), at::full({(y != 0).sum().item<int64_t>()}, 1 / (1 - share))) < 1e-6);
+    // Six standard deviations of a share and of the covariance of two independent ones, over 997,000 elements.
+    const double spread = std::sqrt(share * (1 - share) / 997e3);
+    CHECK(std::abs(dropped.mean().item<double>() - share) < 6 * spread);
+    const at::Tensor centred = dropped - share, flat = centred.flatten();
+    const auto independent = [&](const at::Tensor& a, const at::Tensor& b) { return std::abs((a * b).mean().item<double>()) < 6e-3 * share * (1 - share) + 1e-12; };
+    CHECK(independent(centred, (apply_dropout(ones, other) == 0).to(at::kFloat) - share));
+    for (const int64_t step : {1, 2, 16, 64, 997, 4096}) CHECK(independent(flat.narrow(0, 0, flat.size(0) - step), flat.narrow(0, step, flat.size(0) - step)));
+    CHECK(std::abs(dropped.mean(0).sub(share).abs().max().item<double>()) < 6 * std::sqrt(share * (1 - share) / 1000));
+    for (const at::ScalarType dtype : {at::kBFloat16, at::kHalf, at::kDouble}) {
+      const at::Tensor x = at::randn({3, 70}).to(dtype);
+      at::manual_seed(1);
+      const DropoutMask small = draw_dropout(x, share);
+      const at::Tensor z = apply_dropout(x, small), kept = z != 0;
+      CHECK((z.scalar_type() == dtype));
+      CHECK(error(z, (x.to(at::kDouble) * kept / (1 - share)).to(dtype)) <= resolution(dtype));
+      CHECK(at::equal(apply_dropout(x.t().contiguous().t(), small), z));  // logical order, whatever lies where
+    }
+  }
+  CHECK(apply_dropout(ones, draw_dropout(ones, 0)).is_same(ones));
+  const DropoutMask mask = draw_dropout(ones, 0.5);
+  at::set_num_threads(3);
+  const at::Tensor y = apply_dropout(ones, mask);
+  at::set_num_threads(1);
+  CHECK(at::equal(y, apply_dropout(ones, mask)));
 }
 
 TEST_CASE("a mixture of experts equals each token through each of its experts, forward and back") {

@@ -14,6 +14,11 @@ namespace tenon::nn {
 // and nothing becomes NaN.
 TENON_API at::Tensor attention_mask(const AttentionArgs& args);
 
+// softmax(q k^T * scale + bias) v, differentiable. q: [B, H, T, D], k, v: [B, H or fewer, S, D], bias: [T, S] or [B or 1, 1 or H, T, S] without a
+// gradient, or undefined; causal: query t sees keys 0 ... t. Half precision on a CPU without instructions for it is computed in float32.
+TENON_API at::Tensor fused_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& bias, bool causal,
+                                     double scale, double dropout = 0);
+
 // Holds the masks of the batch at work, shared by all layers. Copies share them. Thread-safe.
 class TENON_API Attention {
  public:
