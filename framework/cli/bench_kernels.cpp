@@ -21,7 +21,7 @@ namespace {
 constexpr int64_t kOut = 5632, kIn = 2048;         // of bench/run.py's model: the weights that make up most of it
 constexpr int64_t kResident = int64_t{512} << 20;  // as many copies, so that every product reads its weight from memory, not from a cache
 constexpr int64_t kManyRows = 512;
-constexpr int kPasses = 5;                         // over all copies; the best counts, as other work on the machine only ever takes away
+constexpr int kPasses = 5;  // over all copies; the best counts, as other work on the machine only ever takes away
 
 int64_t bytes_of(const Tensors& tensors) {
   int64_t bytes = 0;
@@ -58,7 +58,8 @@ void print(const std::string& name, double seconds, int64_t bytes, double limit)
 
 // Of a training step: the product and its gradient, and both with the dense weight.
 void bench_many_rows(const SlotSpec& slot, const at::Tensor& dense, const Quantizer& quantizer, std::span<const Tensors> copies) {
-  const at::Tensor x = at::empty({kManyRows, slot.in}, at::kBFloat16).normal_(), dy = at::empty({kManyRows, slot.out}, at::kBFloat16).normal_();
+  const at::Tensor x = at::empty({kManyRows, slot.in}, at::kBFloat16).normal_(),
+                   dy = at::empty({kManyRows, slot.out}, at::kBFloat16).normal_();
   const at::Tensor dense_of_in = dense.t().contiguous();
   const auto report = [&](const char* name, auto&& body) {
     const double seconds = best_seconds([&] {

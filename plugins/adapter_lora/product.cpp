@@ -69,9 +69,7 @@ struct Drop : torch::autograd::Function<Drop> {
     keep(ctx, mask);
     return nn::apply_dropout(x, mask);
   }
-  static variable_list backward(AutogradContext* ctx, variable_list grads) {
-    return {nn::apply_dropout(grads[0], kept(ctx)), {}};
-  }
+  static variable_list backward(AutogradContext* ctx, variable_list grads) { return {nn::apply_dropout(grads[0], kept(ctx)), {}}; }
 };
 
 }  // namespace

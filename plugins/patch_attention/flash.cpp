@@ -55,7 +55,8 @@ at::Tensor bias_of(const AttentionArgs& args) {
 at::Tensor cpu_kernel(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, bool causal, double scale,
                       const at::Tensor& bias = {}) {
   if (nn::is_faster_in_float(q)) return nn::fused_attention(q, k, v, bias, causal, scale);
-  return std::get<0>(at::_scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, causal, bias.defined() ? std::optional<at::Tensor>(bias) : std::nullopt, scale));
+  return std::get<0>(at::_scaled_dot_product_flash_attention_for_cpu(
+      q, k, v, 0.0, causal, bias.defined() ? std::optional<at::Tensor>(bias) : std::nullopt, scale));
 }
 
 // All documents start and end in this call: each is a problem of its own, and nothing is computed between two of them.

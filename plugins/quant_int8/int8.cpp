@@ -194,7 +194,8 @@ Tensors Int8::linear_many(const std::vector<Operand>& weights, const Tensor& x) 
   const Dtype dtype = kernel_dtype(x.scalar_type());
   // The rows of all weights in one row: a thread's share may cross from one weight into the next.
   parallel_for(starts.back(), kMultiplyGrain, [&](int64_t from, int64_t to) {
-    std::vector<uint8_t> scratch(rows >= kernels().packed_rows && kernels().packed_bytes ? static_cast<size_t>(kernels().packed_bytes(in)) : 0);
+    std::vector<uint8_t> scratch(rows >= kernels().packed_rows && kernels().packed_bytes ? static_cast<size_t>(kernels().packed_bytes(in))
+                                                                                         : 0);
     uint8_t* const packed = scratch.empty() ? nullptr : scratch.data();
     for (size_t i = 0; i < views.size(); ++i) {
       const int64_t first = std::max(from, starts[i]) - starts[i], last = std::min(to, starts[i + 1]) - starts[i];

@@ -27,7 +27,7 @@ struct Isa {
     for (; i < count; ++i) values[i] = from_f16(to_f16(values[i]));
   }
 
-  static constexpr std::int64_t kPackedRows = 32, kTileRows = 12;
+  static constexpr std::int64_t kPackedRows = 12, kTileRows = 12;
   static Codes packed(const std::uint8_t* codes) { return _mm512_load_si512(codes); }
   static Codes broadcast(const std::int8_t* codes) {
     std::int32_t four;

@@ -240,7 +240,7 @@ TENON_INT8_INLINE void all_sums(const Weight& weight, const Activation& x, std::
   if (scratch != nullptr)
     return packed_panels(
         x.codes, x.stride, x.sums, x.rows, weight.cols, row_begin, row_end, scratch,
-        [&](std::int64_t first, std::int64_t count, std::uint8_t* to)
+        [&](std::int64_t first, std::int64_t count, std::uint8_t * to)
             __attribute__((always_inline)) { pack_rows(weight, first, count, to); },
         [&](std::int64_t m, std::int64_t n, std::int64_t ms, std::int64_t ns, const std::int32_t* sums)
             __attribute__((always_inline)) { emit(m, n, ms, ns, sums, kPanel); });
@@ -250,41 +250,43 @@ TENON_INT8_INLINE void all_sums(const Weight& weight, const Activation& x, std::
 
 void multiply(const Weight& weight, const Activation& x, std::int64_t row_begin, std::int64_t row_end, std::uint8_t* scratch, void* y,
               Dtype y_dtype, std::int64_t y_stride) {
-  all_sums(weight, x, row_begin, row_end, scratch,
-           [&](std::int64_t m, std::int64_t n, std::int64_t ms, std::int64_t ns, const std::int32_t* sums, std::int64_t sums_stride)
-               __attribute__((always_inline)) {
-                 constexpr std::int64_t kMost = 32;  // of weight rows at a time
-                 float values[kMost];
-                 const float* scales = weight.scales + n;
-                 for (std::int64_t i = 0; i < ms; ++i, sums += sums_stride) {
-                   const float x_scale = x.scales[m + i];
-                   for (std::int64_t j = 0; j < ns; ++j)
-                     values[j] = static_cast<float>(sums[j]) * (x_scale * scales[j] * (1.0f / (127.0f * 127.0f)));
-                   if (x.outlier_product != nullptr) {
-                     const float* apart = x.outlier_product + (m + i) * weight.rows + n;
-                     for (std::int64_t j = 0; j < ns; ++j) values[j] += apart[j];
-                   } else if (x.outliers > 0) {
-                     const float* outlier = x.outlier_values + (m + i) * x.outliers;
-                     for (std::int64_t j = 0; j < ns; ++j) {
-                       const std::int8_t* codes = weight.codes + (n + j) * weight.cols;
-                       float apart = 0;
-                       for (std::int64_t k = 0; k < x.outliers; ++k) apart += outlier[k] * static_cast<float>(codes[x.outlier_columns[k]]);
-                       values[j] += apart * (scales[j] * (1.0f / 127.0f));
-                     }
-                   }
-                   store_row(y, y_dtype, (m + i) * y_stride + n, ns, values);
-                 }
-               });
+  all_sums(
+      weight, x, row_begin, row_end, scratch,
+      [&](std::int64_t m, std::int64_t n, std::int64_t ms, std::int64_t ns, const std::int32_t* sums, std::int64_t sums_stride)
+          __attribute__((always_inline)) {
+            constexpr std::int64_t kMost = 32;  // of weight rows at a time
+            float values[kMost];
+            const float* scales = weight.scales + n;
+            for (std::int64_t i = 0; i < ms; ++i, sums += sums_stride) {
+              const float x_scale = x.scales[m + i];
+              for (std::int64_t j = 0; j < ns; ++j)
+                values[j] = static_cast<float>(sums[j]) * (x_scale * scales[j] * (1.0f / (127.0f * 127.0f)));
+              if (x.outlier_product != nullptr) {
+                const float* apart = x.outlier_product + (m + i) * weight.rows + n;
+                for (std::int64_t j = 0; j < ns; ++j) values[j] += apart[j];
+              } else if (x.outliers > 0) {
+                const float* outlier = x.outlier_values + (m + i) * x.outliers;
+                for (std::int64_t j = 0; j < ns; ++j) {
+                  const std::int8_t* codes = weight.codes + (n + j) * weight.cols;
+                  float apart = 0;
+                  for (std::int64_t k = 0; k < x.outliers; ++k) apart += outlier[k] * static_cast<float>(codes[x.outlier_columns[k]]);
+                  values[j] += apart * (scales[j] * (1.0f / 127.0f));
+                }
+              }
+              store_row(y, y_dtype, (m + i) * y_stride + n, ns, values);
+            }
+          });
 }
 
 void accumulate(const Weight& weight, const Activation& x, std::int64_t row_begin, std::int64_t row_end, std::uint8_t* scratch,
                 std::int32_t* out, std::int64_t out_stride) {
-  all_sums(weight, x, row_begin, row_end, scratch,
-           [&](std::int64_t m, std::int64_t n, std::int64_t ms, std::int64_t ns, const std::int32_t* sums, std::int64_t sums_stride)
-               __attribute__((always_inline)) {
-                 for (std::int64_t i = 0; i < ms; ++i)
-                   for (std::int64_t j = 0; j < ns; ++j) out[(m + i) * out_stride + n + j - row_begin] = sums[i * sums_stride + j];
-               });
+  all_sums(
+      weight, x, row_begin, row_end, scratch,
+      [&](std::int64_t m, std::int64_t n, std::int64_t ms, std::int64_t ns, const std::int32_t* sums, std::int64_t sums_stride)
+          __attribute__((always_inline)) {
+            for (std::int64_t i = 0; i < ms; ++i)
+              for (std::int64_t j = 0; j < ns; ++j) out[(m + i) * out_stride + n + j - row_begin] = sums[i * sums_stride + j];
+          });
 }
 
 void gather(const Weight& weight, std::int64_t row_begin, std::int64_t row_end, const std::int64_t* columns, std::int64_t count,
@@ -314,10 +316,10 @@ void dequantize(const Weight& weight, std::int64_t row_begin, std::int64_t row_e
   }
 }
 
-constexpr Kernels kTable = {
-    Isa::kName,      quantize_rows, find_outliers, quantize_activation, gather, multiply, accumulate, dequantize,
+constexpr Kernels kTable = {Isa::kName,       quantize_rows, find_outliers,     quantize_activation, gather,
+                            multiply,         accumulate,    dequantize,
 #ifdef TENON_INT8_PACKS
-    Isa::kPackedRows, packed_bytes,  quantize_gradient, multiply_transposed
+                            Isa::kPackedRows, packed_bytes,  quantize_gradient, multiply_transposed
 #endif
 };
 

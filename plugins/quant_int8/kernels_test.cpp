@@ -22,7 +22,7 @@ using Floats = std::vector<float>;
 using Codes = std::vector<std::int8_t>;
 
 constexpr Dtype kDtypes[] = {Dtype::F32, Dtype::Bf16, Dtype::F16};
-constexpr std::pair<std::int64_t, std::int64_t> kShapes[] = {{1, 1},    {3, 7},    {5, 63},   {4, 64},  {9, 65},
+constexpr std::pair<std::int64_t, std::int64_t> kShapes[] = {{1, 1},    {3, 7},    {5, 63},   {4, 64},   {9, 65},
                                                              {2, 1024}, {7, 1025}, {33, 200}, {6, 2100}, {70, 130}};
 
 float as_half(float f) { return from_f16(to_f16(f)); }
@@ -184,7 +184,8 @@ TEST_CASE("accumulators are the exact integers, whatever the codes") {
       }
 }
 
-TEST_CASE("gradients: 16 bits beside the largest of the row times the dequantized weight, equal in parts; a row that is not finite is NaN") {
+TEST_CASE(
+    "gradients: 16 bits beside the largest of the row times the dequantized weight, equal in parts; a row that is not finite is NaN") {
   for (const Kernels* k : available_kernels())
     for (const Dtype dtype : kDtypes)
       for (const auto& [out, in] : kShapes)
@@ -210,7 +211,8 @@ TEST_CASE("gradients: 16 bits beside the largest of the row times the dequantize
           std::vector<std::int32_t> sums(static_cast<std::size_t>(2 * rows));
           const auto given = stored(dy, dtype);
           for (std::int64_t row = 0; row < rows; row += 3)
-            k->quantize_gradient(given.data(), dtype, scales.data(), row, std::min(rows, row + 3), out, memory.data(), row_scales.data(), sums.data());
+            k->quantize_gradient(given.data(), dtype, scales.data(), row, std::min(rows, row + 3), out, memory.data(), row_scales.data(),
+                                 sums.data());
           const Gradient gradient{memory.data(), row_scales.data(), sums.data(), rows, stride};
           std::vector<std::uint8_t> scratch(static_cast<std::size_t>(k->packed_bytes(out)));
           Floats dx(static_cast<std::size_t>(rows * in), 55), again = dx;
@@ -223,7 +225,8 @@ TEST_CASE("gradients: 16 bits beside the largest of the row times the dequantize
             const bool is_bad = rows == 7 && m == 3;
             double largest = 0;
             for (std::int64_t n = 0; n < out; ++n)
-              largest = std::max(largest, std::fabs(static_cast<double>(dy[static_cast<std::size_t>(m * out + n)]) * scales[static_cast<std::size_t>(n)]));
+              largest = std::max(
+                  largest, std::fabs(static_cast<double>(dy[static_cast<std::size_t>(m * out + n)]) * scales[static_cast<std::size_t>(n)]));
             bool is_right = true;
             for (std::int64_t c = 0; c < in; ++c) {
               double sum = 0, bound = 1e-30;

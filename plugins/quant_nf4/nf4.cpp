@@ -220,6 +220,8 @@ Tensor Quantizer4Bit::linear(const SlotSpec& slot, const Tensor& x, const Tensor
 Tensor Quantizer4Bit::grouped(const SlotSpec& slot, const Tensor& x, const Tensor& offsets, const Tensors& tensors) const {
   if (x.is_cuda()) return Quantizer::grouped(slot, x, offsets, tensors);
   const ScalarType given = x.scalar_type(), dtype = compute_dtype(given);
+  // Where nearly every expert has many, all by the host's dense product, which knows what this processor does best.
+  if (dtype == given && x.size(0) > 2 * kFusedRows * slot.count) return Quantizer::grouped(slot, x, offsets, tensors);
   const Tensor flat = ops::contiguous(ops::to(x, dtype));
   const Tensor y = ops::empty({x.size(0), slot.out}, dtype);
   const int64_t* bound = offsets.const_data_ptr<int64_t>();

@@ -129,8 +129,8 @@ struct FloatAttention : torch::autograd::Function<FloatAttention> {
   static at::Tensor forward(torch::autograd::AutogradContext* ctx, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                             const std::optional<at::Tensor>& given, bool causal, double scale) {
     const at::Tensor bias = given.value_or(at::Tensor());
-    const auto [y, log_sum] = at::_scaled_dot_product_flash_attention_for_cpu(
-        q.to(at::kFloat), of_each_head(k, q.size(1)), of_each_head(v, q.size(1)), 0.0, causal, mask(bias), scale);
+    const auto [y, log_sum] = at::_scaled_dot_product_flash_attention_for_cpu(q.to(at::kFloat), of_each_head(k, q.size(1)),
+                                                                              of_each_head(v, q.size(1)), 0.0, causal, mask(bias), scale);
     const at::Tensor result = y.to(q.scalar_type());
     ctx->save_for_backward({q, k, v, bias, result, log_sum});
     ctx->saved_data["causal"] = causal;
@@ -141,8 +141,8 @@ struct FloatAttention : torch::autograd::Function<FloatAttention> {
     const auto saved = ctx->get_saved_variables();
     const at::Tensor &q = saved[0], &k = saved[1], &v = saved[2];
     const auto [dq, dk, dv] = at::_scaled_dot_product_flash_attention_for_cpu_backward(
-        grads[0].to(at::kFloat), q.to(at::kFloat), of_each_head(k, q.size(1)), of_each_head(v, q.size(1)), saved[4].to(at::kFloat), saved[5],
-        0.0, ctx->saved_data["causal"].toBool(), mask(saved[3]), ctx->saved_data["scale"].toDouble());
+        grads[0].to(at::kFloat), q.to(at::kFloat), of_each_head(k, q.size(1)), of_each_head(v, q.size(1)), saved[4].to(at::kFloat),
+        saved[5], 0.0, ctx->saved_data["causal"].toBool(), mask(saved[3]), ctx->saved_data["scale"].toDouble());
     const at::ScalarType dtype = q.scalar_type();
     return {dq.to(dtype), of_group(dk, k.size(1)).to(dtype), of_group(dv, v.size(1)).to(dtype), {}, {}, {}};
   }

@@ -27,7 +27,8 @@ Instructions detect() {
 #if defined(__x86_64__)
   __builtin_cpu_init();
   Instructions has{__builtin_cpu_supports("avx512bf16") != 0, __builtin_cpu_supports("avx512fp16") != 0};
-  if (const char* level = std::getenv("TENON_CPU"); level != nullptr && *level != '\0' && std::string_view(level) != "avx512bf16") has = {false, false};
+  if (const char* level = std::getenv("TENON_CPU"); level != nullptr && *level != '\0' && std::string_view(level) != "avx512bf16")
+    has = {false, false};
   return has;
 #else
   return {};

@@ -21,7 +21,7 @@ using rows::F16;
 using rows::kLanes;
 using rows::U16;
 
-constexpr int64_t kPair = 2 * kLanes;           // elements taken together
+constexpr int64_t kPair = 2 * kLanes;  // elements taken together
 constexpr int64_t kResultElements = int64_t{32} << 20;
 constexpr int64_t kMaxRows = 16;                // beyond, a blocked product is faster
 constexpr int64_t kOutputs = 4;                 // rows of the weight that share a load of x
@@ -121,7 +121,8 @@ at::Tensor shaped_as(const at::Tensor& x, const at::Tensor& y) {
 }
 
 bool goes_through_float(const at::Tensor& x, const at::Tensor& weight) {
-  return is_faster_in_float(x) && weight.is_cpu() && weight.scalar_type() == x.scalar_type() && x.dim() >= 1 && x.numel() > 0 && weight.numel() > 0;
+  return is_faster_in_float(x) && weight.is_cpu() && weight.scalar_type() == x.scalar_type() && x.dim() >= 1 && x.numel() > 0 &&
+         weight.numel() > 0;
 }
 
 WeightRows rows_of(const at::Tensor& weight) {
@@ -189,8 +190,7 @@ at::Tensor matmul(const at::Tensor& a, const at::Tensor& b) {
 at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
   if (!is_ours(x, weight, bias)) {
     if (!goes_through_float(x, weight)) return bias.defined() ? at::linear(x, weight, bias) : at::linear(x, weight);
-    if (is_recorded(x, weight, bias))
-      return FloatLinear::apply(x, weight, bias.defined() ? std::optional<at::Tensor>(bias) : std::nullopt);
+    if (is_recorded(x, weight, bias)) return FloatLinear::apply(x, weight, bias.defined() ? std::optional<at::Tensor>(bias) : std::nullopt);
     return shaped_as(x, float_linear(as_rows(x), weight.size(0), rows_of(weight), bias));
   }
   const int64_t in = weight.size(1), out = weight.size(0), count = x.numel() / in;

@@ -342,7 +342,8 @@ TEST_CASE("dense products of half precision equal their definition, forward and 
     int64_t in, out;
   };
   for (const at::ScalarType dtype : {at::kBFloat16, at::kHalf})
-    for (const Shape& shape : {Shape{{1}, 7, 5}, Shape{{2, 9}, 64, 33}, Shape{{40}, 32, 16}, Shape{{3}, 1024, 2500}, Shape{{16}, 300, 131'000}}) {
+    for (const Shape& shape :
+         {Shape{{1}, 7, 5}, Shape{{2, 9}, 64, 33}, Shape{{40}, 32, 16}, Shape{{3}, 1024, 2500}, Shape{{16}, 300, 131'000}}) {
       CAPTURE(shape.out);
       // LibTorch's own way takes minutes here where it has to emulate.
       if (shape.out > 100'000 && (dtype == at::kHalf || !is_faster_in_float(at::zeros({1}, dtype)))) continue;
@@ -358,9 +359,11 @@ TEST_CASE("dense products of half precision equal their definition, forward and 
       check_same([](const auto& t) { return nn::linear(t[0], t[1], t[2]); }, wide, {x, weight, bias}, resolution(dtype));
       check_same([](const auto& t) { return nn::linear(t[0], t[1]); }, wide, {x, weight}, resolution(dtype));
       check_same([](const auto& t) { return nn::matmul(t[0], t[1].t()); }, wide, {x, weight}, resolution(dtype));
-      const auto transposed = [&](const std::vector<at::Tensor>& t) { return at::matmul(t[0].to(at::kFloat), t[1].to(at::kFloat)).to(dtype); };
-      check_same([](const auto& t) { return nn::matmul(t[0], t[1]); }, transposed, {at::linear(x.to(at::kFloat), weight.to(at::kFloat)).to(dtype), weight},
-                 resolution(dtype));
+      const auto transposed = [&](const std::vector<at::Tensor>& t) {
+        return at::matmul(t[0].to(at::kFloat), t[1].to(at::kFloat)).to(dtype);
+      };
+      check_same([](const auto& t) { return nn::matmul(t[0], t[1]); }, transposed,
+                 {at::linear(x.to(at::kFloat), weight.to(at::kFloat)).to(dtype), weight}, resolution(dtype));
     }
   for (const at::ScalarType dtype : {at::kBFloat16, at::kHalf})
     check_same([](const auto& t) { return nn::matmul(t[0], t[1]); },
@@ -403,9 +406,12 @@ TEST_CASE("dropout: the share asked for, the same elements for the same mask, ot
     const double spread = std::sqrt(share * (1 - share) / 997e3);
     CHECK(std::abs(dropped.mean().item<double>() - share) < 6 * spread);
     const at::Tensor centred = dropped - share, flat = centred.flatten();
-    const auto independent = [&](const at::Tensor& a, const at::Tensor& b) { return std::abs((a * b).mean().item<double>()) < 6e-3 * share * (1 - share) + 1e-12; };
+    const auto independent = [&](const at::Tensor& a, const at::Tensor& b) {
+      return std::abs((a * b).mean().item<double>()) < 6e-3 * share * (1 - share) + 1e-12;
+    };
     CHECK(independent(centred, (apply_dropout(ones, other) == 0).to(at::kFloat) - share));
-    for (const int64_t step : {1, 2, 16, 64, 997, 4096}) CHECK(independent(flat.narrow(0, 0, flat.size(0) - step), flat.narrow(0, step, flat.size(0) - step)));
+    for (const int64_t step : {1, 2, 16, 64, 997, 4096})
+      CHECK(independent(flat.narrow(0, 0, flat.size(0) - step), flat.narrow(0, step, flat.size(0) - step)));
     CHECK(std::abs(dropped.mean(0).sub(share).abs().max().item<double>()) < 6 * std::sqrt(share * (1 - share) / 1000));
     for (const at::ScalarType dtype : {at::kBFloat16, at::kHalf, at::kDouble}) {
       const at::Tensor x = at::randn({3, 70}).to(dtype);
