@@ -9,6 +9,7 @@
 #include "cli/heavy_verbs.h"
 #include "cli/report.h"
 #include "cli/verbs.h"
+#include "model/block_allocator.h"
 #include "plugins/breadcrumb.h"
 #include "tenon/export.h"
 
@@ -50,6 +51,9 @@ int run_verb(const Args& args) {
   if (args.debug) set_log_level(LogLevel::Debug);
   const auto found = args.verb ? runners().find(args.verb->name) : runners().end();
   if (found == runners().end()) fail(ErrorCode::Internal, "libtenon.so has no code for this verb");
+#ifndef __SANITIZE_ADDRESS__  // which watches malloc's memory
+  use_block_allocator();
+#endif
   install_crash_handler();
   install_interrupt_handler();
   try {

@@ -1,6 +1,7 @@
 #include "tenon/quantizer.h"
 
 #include <ATen/ops/_unique2.h>
+#include <ATen/ops/_unsafe_view.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/matmul.h>
@@ -41,7 +42,7 @@ at::Tensor Quantizer::linear(const SlotSpec& slot, const at::Tensor& x, const Te
   if (!nn::is_faster_in_float(x) || x.numel() == 0) return at::linear(x, dequantize(slot, tensors, x.scalar_type()));
   std::vector<int64_t> shape = x.sizes().vec();
   shape.back() = slot.out;
-  return nn::float_linear(x.reshape({-1, slot.in}), slot.out, rows_of(*this, slot, tensors, x.scalar_type())).view(shape);
+  return at::_unsafe_view(nn::float_linear(x.reshape({-1, slot.in}), slot.out, rows_of(*this, slot, tensors, x.scalar_type())), shape);
 }
 
 std::vector<at::Tensor> Quantizer::linear_many(std::span<const Operand> weights, const at::Tensor& x) const {

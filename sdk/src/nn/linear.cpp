@@ -1,6 +1,7 @@
 #include "tenon/nn/linear.h"
 
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/_unsafe_view.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/matmul.h>
@@ -117,7 +118,7 @@ at::Tensor as_rows(const at::Tensor& x) { return x.dim() == 2 ? x : x.reshape({-
 at::Tensor shaped_as(const at::Tensor& x, const at::Tensor& y) {
   std::vector<int64_t> shape = x.sizes().vec();
   shape.back() = y.size(1);
-  return y.view(shape);
+  return at::_unsafe_view(y, shape);  // no view to autograd: callers add into it
 }
 
 bool goes_through_float(const at::Tensor& x, const at::Tensor& weight) {
