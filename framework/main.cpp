@@ -26,8 +26,8 @@ void prepare_libraries() {
   preset("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128");
   preset("LRU_CACHE_CAPACITY", "128");
   // Threads that wait for work spin for milliseconds by default. On a machine that does other things too they spin in the way of the very thread
-  // they wait for; this is some 20 microseconds, then they sleep.
-  if (!std::getenv("OMP_WAIT_POLICY")) preset("GOMP_SPINCOUNT", "2000");
+  // they wait for; this is some 200 microseconds, longer than what lies between two products of a token, then they sleep.
+  if (!std::getenv("OMP_WAIT_POLICY")) preset("GOMP_SPINCOUNT", "20000");
 }
 
 // The verb's own code, in ../lib/libtenon.so.

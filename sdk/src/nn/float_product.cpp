@@ -18,6 +18,7 @@ namespace {
 
 constexpr int64_t kPanelElements = int64_t{2} << 20;    // of the weight: 8 MB as float32
 constexpr int64_t kScratchElements = int64_t{4} << 20;  // 16 MB
+constexpr int64_t kTokens = 1024;                       // rows of x at a time: the float32 form of long inputs would be large
 
 struct Instructions {
   bool bfloat16 = true, float16 = true;
@@ -35,7 +36,7 @@ Instructions detect() {
 #endif
 }
 
-int64_t panel_rows(int64_t columns) { return std::max<int64_t>(1, kPanelElements / std::max<int64_t>(1, columns)); }
+int64_t rows_of_panel(int64_t columns) { return std::max<int64_t>(1, kPanelElements / std::max<int64_t>(1, columns)); }
 
 // What comes and goes in one call, in memory that the thread keeps: among long-lived activations it would leave holes in the heap. Large ones do not
 // stay. One for each role, which no two values have at a time.
@@ -63,36 +64,45 @@ bool is_faster_in_float(const at::Tensor& x) {
 
 at::Tensor float_linear(const at::Tensor& x, int64_t out, const WeightRows& weight, const at::Tensor& bias) {
   const at::NoGradGuard no_grad;
-  const at::Tensor from = in_float(kInput, x), offset = bias.defined() ? bias.to(at::kFloat) : at::Tensor();
-  const at::Tensor y = at::empty({x.size(0), out}, x.options());
-  const int64_t step = panel_rows(x.size(1));
-  for (int64_t first = 0; first < out; first += step) {
-    const int64_t rows = std::min(step, out - first);
-    at::Tensor part = scratch(kResult, {x.size(0), rows});
-    const at::Tensor panel = in_float(kWeight, weight(first, first + rows)).t();
-    if (offset.defined())
-      at::addmm_out(part, offset.narrow(0, first, rows), from, panel);
-    else
-      at::mm_out(part, from, panel);
-    y.narrow(1, first, rows).copy_(part);
+  const at::Tensor offset = bias.defined() ? bias.to(at::kFloat) : at::Tensor(), y = at::empty({x.size(0), out}, x.options());
+  const int64_t panel_rows = rows_of_panel(x.size(1));
+  for (int64_t row = 0; row < x.size(0); row += kTokens) {
+    const int64_t tokens = std::min(kTokens, x.size(0) - row);
+    const at::Tensor from = in_float(kInput, x.narrow(0, row, tokens));
+    for (int64_t first = 0; first < out; first += panel_rows) {
+      const int64_t rows = std::min(panel_rows, out - first);
+      const at::Tensor panel = in_float(kWeight, weight(first, first + rows)).t();
+      at::Tensor part = scratch(kResult, {tokens, rows});
+      if (offset.defined())
+        at::addmm_out(part, offset.narrow(0, first, rows), from, panel);
+      else
+        at::mm_out(part, from, panel);
+      y.narrow(0, row, tokens).narrow(1, first, rows).copy_(part);
+    }
   }
   return y;
 }
 
 at::Tensor float_times(const at::Tensor& x, int64_t in, const WeightRows& weight) {
   const at::NoGradGuard no_grad;
-  const int64_t out = x.size(1), step = panel_rows(in);
-  const at::Tensor from = in_float(kInput, x);
-  at::Tensor y = scratch(kResult, {x.size(0), in});
-  for (int64_t first = 0; first < out; first += step) {
-    const int64_t rows = std::min(step, out - first);
-    const at::Tensor panel = in_float(kWeight, weight(first, first + rows));
-    if (first == 0)
-      at::mm_out(y, from.narrow(1, 0, rows), panel);
-    else
-      y.addmm_(from.narrow(1, first, rows), panel);
+  const at::Tensor y = at::empty({x.size(0), in}, x.options());
+  const int64_t out = x.size(1), panel_rows = rows_of_panel(in);
+  for (int64_t row = 0; row < x.size(0); row += kTokens) {
+    const int64_t tokens = std::min(kTokens, x.size(0) - row);
+    at::Tensor sum = scratch(kResult, {tokens, in});
+    if (out == 0) sum.zero_();
+    for (int64_t first = 0; first < out; first += panel_rows) {
+      const int64_t rows = std::min(panel_rows, out - first);
+      const at::Tensor from = in_float(kInput, x.narrow(0, row, tokens).narrow(1, first, rows));
+      const at::Tensor panel = in_float(kWeight, weight(first, first + rows));
+      if (first == 0)
+        at::mm_out(sum, from, panel);
+      else
+        sum.addmm_(from, panel);
+    }
+    y.narrow(0, row, tokens).copy_(sum);
   }
-  return y.to(x.scalar_type());
+  return y;
 }
 
 }  // namespace tenon::nn

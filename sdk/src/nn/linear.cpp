@@ -22,8 +22,7 @@ using rows::F16;
 using rows::kLanes;
 using rows::U16;
 
-constexpr int64_t kPair = 2 * kLanes;  // elements taken together
-constexpr int64_t kResultElements = int64_t{32} << 20;
+constexpr int64_t kPair = 2 * kLanes;           // elements taken together
 constexpr int64_t kMaxRows = 16;                // beyond, a blocked product is faster
 constexpr int64_t kOutputs = 4;                 // rows of the weight that share a load of x
 constexpr int64_t kSerialElements = 1 << 16;    // less than this is done before another thread has woken
@@ -163,21 +162,10 @@ struct FloatMatmul : torch::autograd::Function<FloatMatmul> {
     if (ctx->needs_input_grad(1)) db = nn::matmul(rows.transpose(-1, -2), dy);
     return {da, db};
   }
-  // Large results, gradients of weights, in parts: their float32 form is twice as large as they are.
   static at::Tensor float_matmul(const at::Tensor& a, const at::Tensor& b) {
     if (b.dim() > 2) return at::matmul(a.to(at::kFloat), b.to(at::kFloat)).to(a.scalar_type());
     const at::Tensor rows = as_rows(a), bt = b.t();
-    const auto part = [&](const at::Tensor& some) {
-      return bt.is_contiguous() ? float_linear(some, bt.size(0), rows_of(bt)) : float_times(some, b.size(1), rows_of(b));
-    };
-    const int64_t step = std::max<int64_t>(256, kResultElements / std::max<int64_t>(1, b.size(1)));
-    if (step >= rows.size(0)) return shaped_as(a, part(rows));
-    const at::Tensor y = at::empty({rows.size(0), b.size(1)}, a.options());
-    for (int64_t first = 0; first < rows.size(0); first += step) {
-      const int64_t count = std::min(step, rows.size(0) - first);
-      y.narrow(0, first, count).copy_(part(rows.narrow(0, first, count)));
-    }
-    return shaped_as(a, y);
+    return shaped_as(a, bt.is_contiguous() ? float_linear(rows, bt.size(0), rows_of(bt)) : float_times(rows, b.size(1), rows_of(b)));
   }
 };
 }  // namespace
