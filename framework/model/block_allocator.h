@@ -1,6 +1,6 @@
 #pragma once
 // Memory of large tensors on the CPU. malloc keeps activations that live until the backward pass and temporaries of all sizes in one heap, whose holes grow
-// with every step: a third of a LoRA step's peak on a model of 1.1 B. Here each tensor of a megabyte or more has pages of its own, and what is given
+// with every step: a third of the peak of an adapter's step on a model of 1.1 B. Here each tensor of a megabyte or more has pages of its own, and what is given
 // back serves the next one of about its size.
 #include <cstddef>
 
