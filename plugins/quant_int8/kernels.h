@@ -79,8 +79,8 @@ struct Kernels {
   // What only fast byte products make worth while; null, and 0, where they are not.
   std::int64_t packed_rows = 0;
   std::int64_t (*packed_bytes)(std::int64_t depth) = nullptr;
-  // Rows [row_begin, row_end) of a Gradient of dy [.., cols], cols being the weight's rows. A row that holds what is no finite number gets the
-  // scale NaN.
+  // Rows [row_begin, row_end) of a Gradient of dy [.., cols], cols being the weight's rows. A row that holds what is no finite number gets codes
+  // of zero and a scale that makes every product of it NaN.
   void (*quantize_gradient)(const void* dy, Dtype dtype, const float* weight_scales, std::int64_t row_begin, std::int64_t row_end,
                             std::int64_t cols, std::int8_t* codes, float* scales, std::int32_t* sums) = nullptr;
   // dx = dy . w, with w exactly codes * (scale / 127) and dy rounded to 16 bits beside the largest of its row: at most `kGradientRows` rows of

@@ -8,7 +8,8 @@
 //   static Codes broadcast(const std::int8_t*);       // four codes, in every lane
 //   static void store(std::int32_t*, const Sum&);     // one sum a lane
 //
-// A panel is [depth / 4][kPanel outputs][4] codes + 128 (Isa::kShifted), zero codes behind the ends.
+// A panel is [depth / 4][kPanel outputs][4] codes + 128 (Isa::kShifted). Behind the ends of the sum lies anything: codes of
+// activations are zeros there. Behind the last output too: its sums are not taken.
 #include <immintrin.h>
 
 #include <cstdint>
@@ -51,7 +52,6 @@ TENON_INT8_INLINE void pack_rows(const Weight& weight, std::int64_t first, std::
     }
   }
   // What is left of the columns, and panels that are not full.
-  std::memset(out + whole * kPanel, 128, static_cast<std::size_t>(((cols + 3) / 4 * 4 - whole) * kPanel));
   for (std::int64_t j = 0; j < count; ++j)
     for (std::int64_t k = whole; k < cols; ++k)
       out[k / 4 * 4 * kPanel + j * 4 + k % 4] = static_cast<std::uint8_t>(weight.codes[(first + j) * cols + k] ^ -128);
@@ -59,14 +59,13 @@ TENON_INT8_INLINE void pack_rows(const Weight& weight, std::int64_t first, std::
 
 // Columns [first, first + count) of the weight; the sum goes along its rows.
 TENON_INT8_INLINE void pack_columns(const Weight& weight, std::int64_t first, std::int64_t count, std::uint8_t* out) {
-  const std::int8_t zeros[kPanel] = {};
   std::int8_t rest[4][kPanel] = {};
   for (std::int64_t row = 0; row < weight.rows; row += 4) {
     const std::int8_t* from[4];
     for (std::int64_t r = 0; r < 4; ++r) {
-      from[r] = row + r < weight.rows ? weight.codes + (row + r) * weight.cols + first : zeros;
-      __builtin_prefetch(from[r] + (row + 32 < weight.rows ? 32 * weight.cols : 0), 0, 3);
-      if (count == kPanel || from[r] == zeros) continue;
+      from[r] = weight.codes + (row + r < weight.rows ? row + r : row) * weight.cols + first;
+      if (row + r + 32 < weight.rows) __builtin_prefetch(from[r] + 32 * weight.cols, 0, 3);
+      if (count == kPanel) continue;
       std::memcpy(rest[r], from[r], static_cast<std::size_t>(count));
       from[r] = rest[r];
     }
@@ -148,8 +147,8 @@ void quantize_gradient(const void* dy, Dtype dtype, const float* weight_scales, 
     const float largest = std::bit_cast<float>(bits);
     const bool is_finite = bits < 0x7f800000u;
     const float divisor = largest > 0 && is_finite ? largest : __builtin_inff();  // codes of other rows are zeros
-    // What is no number, or infinite, makes its whole row NaN.
-    scales[row] = is_finite ? largest * (1.0f / (kGradientStep * 127.0f)) : __builtin_nanf("");
+    // What is no number, or infinite, makes its whole row NaN: codes are zeros then, and the scale is not finite.
+    scales[row] = largest * (1.0f / (kGradientStep * 127.0f));
     std::int32_t high_sum = 0, low_sum = 0;
     for (std::int64_t c = 0; c < cols; c += kChunk) {
       const std::int64_t count = cols - c < kChunk ? cols - c : kChunk;
